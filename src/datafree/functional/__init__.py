@@ -1,0 +1,1 @@
+"""Maths: tensors in, tensors out. Knows no model."""

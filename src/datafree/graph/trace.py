@@ -1,0 +1,82 @@
+"""From an `nn.Module` to a flat graph: `torch.export`, then everything that speaks of the user's machine is dropped."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import torch
+from torch import fx, nn
+
+from datafree.spec import InputSpec, Refusal
+
+_KEPT_META = ("nn_module_stack", "val")
+
+
+def export_flat(model: nn.Module, inputs: InputSpec) -> fx.GraphModule:
+    """Flat, inference-mode graph with a dynamic batch.
+
+    Raises Refusal when the model cannot be exported, takes several inputs, or holds NaN or infinite weights.
+    """
+    refuse_broken_weights(model)
+    model = copy.deepcopy(model).eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return flatten(export_program(model, inputs))
+
+
+def export_program(model: nn.Module, inputs: InputSpec) -> torch.export.ExportedProgram:
+    """`torch.export` with a dynamic batch: non-strict first, strict when that fails."""
+    example = (torch.zeros(2, *inputs.shape),)
+    batch = ({0: torch.export.Dim("batch", min=1)},)
+    first: Exception | None = None
+    for strict in (False, True):
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")
+                return torch.export.export(model, example, dynamic_shapes=batch, strict=strict)
+        except Exception as error:  # the exporter raises many kinds; its reason is passed on
+            first = first or error
+    reason = " ".join(str(first).split("\n\n")[0].split())[:400]
+    raise Refusal(
+        f"{type(model).__name__} cannot be traced with one input of shape [N, {', '.join(map(str, inputs.shape))}]",
+        why=f"torch.export says: {type(first).__name__}: {reason}",
+        remedy="check --input, or remove control flow that depends on values from the model's forward",
+    ) from first
+
+
+def flatten(program: torch.export.ExportedProgram) -> fx.GraphModule:
+    """The program's module without guards, and with no stack traces or file names in its nodes."""
+    placeholders = program.graph_signature.user_inputs
+    if len(placeholders) != 1:
+        raise Refusal(
+            f"a network with {len(placeholders)} inputs cannot be served",
+            why="the graph must take exactly one tensor",
+            remedy="wrap the model in a module that builds the other inputs itself",
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = program.module()
+    for node in list(module.graph.nodes):
+        if node.op == "call_module":  # `_guards_fn` checks shapes we keep ourselves
+            module.graph.erase_node(node)
+            continue
+        node.meta = {key: value for key, value in node.meta.items() if key in _KEPT_META}
+    assert isinstance(module, fx.GraphModule)
+    module.graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    module.recompile()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module
+
+
+def refuse_broken_weights(model: nn.Module) -> None:
+    """NaN or infinite weights cannot be compressed: every closed form would spread them."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise Refusal(
+                f"{name} holds values that are not finite",
+                why=f"{int((~torch.isfinite(tensor)).sum())} of its {tensor.numel()} numbers are NaN or infinite",
+                remedy="use a checkpoint from before training diverged",
+            )

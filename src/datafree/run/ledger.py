@@ -1,0 +1,36 @@
+"""The ledger: one JSON object a line, appended as things happen, so that a crashed run still reports."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Ledger:
+    """Append-only `ledger.jsonl`. Every entry has `event` and `at` (seconds since the epoch)."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.entries: list[dict[str, Any]] = []
+
+    def append(self, event: str, **fields: Any) -> None:
+        entry = {"event": event, "at": round(time.time(), 3), **fields}
+        line = json.dumps(entry, allow_nan=True)  # fails here, before anything is written, when a field is no plain data
+        self.entries.append(entry)
+        if self.path is not None:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+
+def read_ledger(path: Path) -> list[dict[str, Any]]:
+    """All whole entries. A last line cut off by a crash is left out; a broken line before it is an error."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    entries = [json.loads(line) for line in lines[:-1] if line]
+    if lines[-1]:
+        try:
+            entries.append(json.loads(lines[-1]))
+        except json.JSONDecodeError:
+            pass
+    return entries
