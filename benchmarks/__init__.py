@@ -1,0 +1,1 @@
+"""Where speed, memory and accuracy are claimed. The package never imports this folder."""

@@ -1,0 +1,110 @@
+"""Top-1 and top-5 of anything that answers: a graph, a module, or `student.onnx` under ONNX Runtime."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datafree.evaluate.datasets import Dataset
+from datafree.graph.model_graph import ModelGraph
+from datafree.spec import InputSpec, Refusal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """top1, top5, standard_error (of top1): percent. top5 is None below six classes. count: pictures judged."""
+
+    top1: float
+    top5: float | None
+    count: int
+    standard_error: float
+
+
+def evaluate(network: Any, dataset: Dataset, inputs: InputSpec | None = None, *, batch: int | None = None) -> Accuracy:
+    """Accuracy of `network` on all of `dataset`.
+
+    network: ModelGraph, nn.Module or any callable from [N, C, H, W] to logits [N, classes]; an
+        `onnxruntime.InferenceSession`; or the path of an `.onnx` file
+    inputs: how pictures become inputs; a ModelGraph knows its own
+    batch: pictures at a time; by default as many as keep a batch near 4 million numbers
+    """
+    inputs = inputs or getattr(network, "inputs", None)
+    if inputs is None:
+        raise ValueError("inputs must be given: only a ModelGraph knows what it eats")
+    answer = answers(network)
+    size = batch or max(1, min(256, 4_000_000 // math.prod(inputs.shape)))
+    hits1 = hits5 = count = classes = 0
+    for x, labels in dataset.batches(inputs, size):
+        logits = answer(x)
+        if logits.ndim != 2:
+            raise Refusal(
+                "accuracy cannot be measured",
+                why=f"the network gives a tensor of shape {list(logits.shape)}, not class scores [N, classes]",
+                remedy="measure fidelity instead, or wrap the network so that it gives [N, classes]",
+            )
+        classes = logits.shape[1]
+        if not bool(torch.isfinite(logits).all()):
+            raise Refusal(
+                "accuracy cannot be measured",
+                why="the network gives NaN or infinite scores",
+                remedy="check its weights",
+            )
+        if int(labels.max()) >= classes:
+            raise Refusal(
+                f"{dataset.name} does not fit the network",
+                why=f"it has a label {int(labels.max())} and the network has {classes} outputs",
+                remedy="use a test set of the classes the network was trained for",
+            )
+        ranked = logits.topk(min(5, classes), dim=1).indices  # [n, 5]
+        found = ranked == labels[:, None]
+        hits1 += int(found[:, 0].sum())
+        hits5 += int(found.any(dim=1).sum())
+        count += len(labels)
+    share = hits1 / count
+    return Accuracy(
+        top1=100 * share,
+        top5=100 * hits5 / count if classes > 5 else None,
+        count=count,
+        standard_error=100 * math.sqrt(share * (1 - share) / count),
+    )
+
+
+def answers(network: Any) -> Callable[[Tensor], Tensor]:
+    """Whatever it is, as a function from inputs [N, C, H, W] to its (first) output, without gradients."""
+    if isinstance(network, (str, Path)):
+        network = _session(Path(network))
+    if hasattr(network, "get_inputs"):  # an onnxruntime.InferenceSession
+        name = network.get_inputs()[0].name
+        return lambda x: torch.from_numpy(np.asarray(network.run(None, {name: x.numpy()})[0]))
+    if isinstance(network, torch.nn.Module) and network.training:
+        raise ValueError("the module is in training mode; call .eval() first")
+
+    def call(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = network(x)
+        return y if isinstance(y, Tensor) else next(iter(y.values() if isinstance(y, dict) else y))
+
+    return call if isinstance(network, (ModelGraph, torch.nn.Module)) or callable(network) else _not_callable(network)
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises its own kinds, which share no base
+        reason = " ".join(str(error).split())[:200]
+        raise Refusal(f"{path} cannot be run", why=f"ONNX Runtime says: {reason}", remedy="export it again") from error
+
+
+def _not_callable(network: Any) -> Callable[[Tensor], Tensor]:
+    raise ValueError(f"a {type(network).__name__} is no network")

@@ -1,0 +1,102 @@
+"""Labelled test sets: an `.npz`, a folder of pictures, or a tar of such a folder. Only this room opens real data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datafree.evaluate.preprocess import prepare, prepare_batch
+from datafree.spec import InputSpec, Refusal
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures and their labels.
+
+    pictures: an array, or files decoded when asked for; `pictures[i]` is uint8 [H, W, C] or [H, W], or ready floating
+        [C, H, W]
+    labels: int64 [N]
+    """
+
+    name: str
+    pictures: Sequence[np.ndarray] | np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        if len(self.pictures) != len(self.labels):
+            raise Refusal(
+                f"{self.name} cannot be used",
+                why=f"it has {len(self.pictures)} pictures but {len(self.labels)} labels",
+                remedy="give one label to each picture",
+            )
+        if len(self.labels) == 0:
+            raise Refusal(
+                f"{self.name} cannot be used", why="it holds no picture", remedy="name a set with pictures in it"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def sample(self, count: int, seed: int = 0) -> Dataset:
+        """`count` pictures drawn without replacement; all of them when there are no more."""
+        chosen = np.random.default_rng(seed).permutation(len(self))[:count]
+        pictures = self.pictures[chosen] if isinstance(self.pictures, np.ndarray) else _Chosen(self.pictures, chosen)
+        return Dataset(self.name, pictures, self.labels[chosen])
+
+    def batches(self, inputs: InputSpec, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised inputs [n, C, H, W] and labels [n], in order; the last batch may be smaller."""
+        for start in range(0, len(self), size):
+            stop = min(start + size, len(self))
+            if isinstance(self.pictures, np.ndarray):
+                x = prepare_batch(self.pictures[start:stop], inputs)
+            else:
+                x = torch.stack([prepare(self.pictures[i], inputs) for i in range(start, stop)])
+            yield x, torch.from_numpy(self.labels[start:stop].astype(np.int64))
+
+
+@dataclass(frozen=True)
+class _Chosen(Sequence):  # type: ignore[type-arg]
+    """Some pictures of a sequence, in another order."""
+
+    pictures: Sequence[np.ndarray]
+    chosen: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, i):  # type: ignore[no-untyped-def]
+        return self.pictures[int(self.chosen[i])]
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Open a test set.
+
+    path: `.npz` with `images` and `labels` (also `test_images`, `test_labels`; `x_test`, `y_test`): uint8
+        [N, H, W, C] or [N, H, W], or floating [N, C, H, W] already normalised; a folder, or a tar of one, with
+        `labels.csv` (columns `file`, `label`) or one subfolder per class, numbered in the order of their names
+    Raises Refusal for anything else, and for archives that are broken or swell beyond reason. Nothing is ever
+    unpacked to disk.
+    """
+    from datafree.evaluate.pictures import open_folder, open_npz, open_tar
+
+    path = Path(path)
+    if path.is_dir():
+        return open_folder(path)
+    if not path.exists():
+        raise Refusal(
+            f"{path} cannot be read", why="there is no such file or folder", remedy="check the path given with --data"
+        )
+    if path.suffix == ".npz":
+        return open_npz(path)
+    if path.name.endswith((".tar", ".tar.gz", ".tgz")):
+        return open_tar(path)
+    raise Refusal(
+        f"{path} is not a test set",
+        why="its name ends neither in .npz nor in .tar, .tar.gz or .tgz, and it is no folder",
+        remedy="give an .npz with images and labels, or a folder of pictures, one subfolder per class",
+    )
