@@ -1,0 +1,54 @@
+"""One self-contained HTML page from a summary: no script from elsewhere, no font from elsewhere, printable."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from datafree.report import charts, figures
+from datafree.report.summary import summary_of
+from datafree.run import write_atomic
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write `report.html` into a run's folder from its ledger, and return its path.
+
+    Raises Refusal when the folder holds no run or cannot be written.
+    """
+    folder = Path(folder)
+    text = render(summary_of(folder))
+    with write_atomic(folder / "report.html") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return folder / "report.html"
+
+
+def render(summary: dict[str, Any]) -> str:
+    """The page's HTML. Everything from the ledger is escaped: a layer's or a file's name cannot become markup."""
+    room = files("datafree.report")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    for name in (
+        "count",
+        "size",
+        "times",
+        "milliseconds",
+        "seconds",
+        "fewer",
+        "percent",
+        "percentage",
+        "points",
+        "decibels",
+        "date",
+    ):
+        environment.filters[name] = getattr(figures, name)
+    environment.filters["bits"] = charts.bits
+    template = environment.from_string((room / "page.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        run=summary,
+        style=Markup((room / "page.css").read_text(encoding="utf-8")),
+        layer_chart=Markup(charts.layer_chart(summary["layers"])),
+        bars=lambda before, after, text: Markup(charts.pair_of_bars(before, after, getattr(figures, text))),
+    )

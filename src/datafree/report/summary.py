@@ -1,0 +1,111 @@
+"""What a run's ledger says, gathered: plain data that the page, the command line's tables and `--json` all show.
+
+The events and their fields are listed in `docs/ledger.md`. Every part may be missing: a run that crashed reports what
+it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from datafree.run import read_ledger
+from datafree.spec import Refusal
+
+Entry = dict[str, Any]
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    """The summary of a run's folder. Raises Refusal when the folder holds no run."""
+    folder = Path(folder)
+    ledger = folder / "ledger.jsonl"
+    if not ledger.is_file():
+        raise Refusal(
+            f"{folder} cannot be reported on",
+            why="it holds no ledger.jsonl",
+            remedy="give the folder that `datafree compress --out` wrote",
+        )
+    try:
+        entries = read_ledger(ledger)
+    except ValueError as error:
+        raise Refusal(
+            f"{ledger} cannot be read",
+            why=f"a line in its midst is no JSON ({error})",
+            remedy="run `datafree compress` again",
+        ) from error
+    settings = folder / "settings.yaml"
+    return {**summarize(entries), "settings": settings.read_text(encoding="utf-8") if settings.is_file() else ""}
+
+
+def summarize(entries: Iterable[Entry]) -> dict[str, Any]:
+    """Ledger entries -> the parts of a report: state, start, model, papers, steps, size, latency, layers and the
+    rest."""
+    entries = [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("event"), str)]
+    finish, failed = _last(entries, "finish"), _last(entries, "step_failed")
+    sizes, latencies = _by_model(entries, "size"), _by_model(entries, "latency")
+    return {
+        "state": "finished" if finish else ("failed" if failed or _last(entries, "refused") else "unfinished"),
+        "start": _last(entries, "start"),
+        "model": _last(entries, "model"),
+        "papers": _unique(_all(entries, "paper"), "key"),
+        "steps": _all(entries, "step"),
+        "failed_step": None if finish else failed,
+        "layers": _unique(_all(entries, "layer"), "node"),
+        "size": sizes,
+        "size_ratio": _ratio(sizes, "file_bytes") or _ratio(sizes, "bytes"),
+        "macs_ratio": _ratio(sizes, "macs"),
+        "parameters_ratio": _ratio(sizes, "parameters"),
+        "latency": latencies,
+        "speedup": _ratio(latencies, "median_ms"),
+        "fidelity": _latest(_all(entries, "fidelity"), ("model", "images_from", "data")),
+        "accuracy": _accuracies(entries),
+        "parity": _last(entries, "parity"),
+        "conformance": _last(entries, "conformance"),
+        "synthetic_images": sum(entry.get("count", 0) for entry in _all(entries, "synthesized")),
+        "kept_float": _unique(_all(entries, "kept_float"), "path"),
+        "fixed_channels": _unique(_all(entries, "fixed_channels"), "group"),
+        "refused": _all(entries, "refused"),
+        "notes": list(dict.fromkeys(entry.get("text", "") for entry in _all(entries, "note"))),
+        "finish": finish,
+    }
+
+
+def _all(entries: list[Entry], event: str) -> list[Entry]:
+    return [entry for entry in entries if entry["event"] == event]
+
+
+def _last(entries: list[Entry], event: str) -> Entry | None:
+    found = _all(entries, event)
+    return found[-1] if found else None
+
+
+def _by_model(entries: list[Entry], event: str) -> dict[str, Entry]:
+    """Last entry of each model ('teacher', 'student')."""
+    return {entry.get("model", "student"): entry for entry in _all(entries, event)}
+
+
+def _latest(entries: list[Entry], keys: tuple[str, ...]) -> list[Entry]:
+    """Last entry for each combination of these fields, in order of first appearance."""
+    return list({tuple(str(entry.get(key)) for key in keys): entry for entry in entries}.values())
+
+
+def _unique(entries: list[Entry], key: str) -> list[Entry]:
+    return _latest(entries, (key,))
+
+
+def _accuracies(entries: list[Entry]) -> list[dict[str, Any]]:
+    """One row per data set: {data, images, models: {teacher: {...}, student: {...}, 'student.onnx': {...}}}."""
+    tables: dict[str, dict[str, Any]] = {}
+    for entry in _latest(_all(entries, "accuracy"), ("model", "data")):
+        table = tables.setdefault(
+            str(entry.get("data", "")), {"data": entry.get("data", ""), "images": entry.get("images"), "models": {}}
+        )
+        table["models"][entry.get("model", "student")] = entry
+    return list(tables.values())
+
+
+def _ratio(pair: dict[str, Entry], key: str) -> float | None:
+    """Teacher over student: 4.0 means a quarter is left."""
+    before, after = pair.get("teacher", {}).get(key), pair.get("student", {}).get(key)
+    return before / after if before and after else None

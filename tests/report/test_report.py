@@ -1,0 +1,274 @@
+"""The page comes from the ledger alone, whatever is missing from it, and nothing in the ledger can become markup."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from datafree.report import render, summarize, summary_of, write_report
+from datafree.run import Run
+from datafree.spec import Refusal
+
+VOID = {"meta", "link", "br", "hr", "img"}
+
+
+class Checker(HTMLParser):
+    """Tags are balanced; nothing is loaded from elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.text, self.tags, self.addresses = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "action", "data")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def check(html: str) -> str:
+    """The page's text, white space collapsed."""
+    parser = Checker()
+    parser.feed(html)
+    assert parser.open == []
+    assert parser.addresses == []
+    assert "url(" not in html
+    assert "@import" not in html
+    return re.sub(r"\s+", " ", " ".join(parser.text))
+
+
+def record(folder, layers=5):
+    """The ledger of a run as `docs/ledger.md` describes it."""
+    run = Run(folder=folder)
+    run.log(
+        "start",
+        datafree="0.1.0",
+        command="datafree compress timm:net --weights 4 --out out",
+        recipe="closed_form",
+        seed=7,
+        versions={"torch": "2.15.0"},
+        machine="a machine",
+        threads=2,
+    )
+    run.log("model", name="timm:net", weights_sha256="ab" * 32, layers=layers, batchnorms=0)
+    run.log(
+        "paper", key="doe2020", citation="Doe. On Nothing. 2020.", bibtex="@misc{doe2020}", methods=["squant", "schur"]
+    )
+    with run.step("prune"):
+        pass
+    for i in range(layers):
+        run.log(
+            "layer",
+            node=f"conv2d_{i}",
+            path=f"stage.{i}.conv",
+            kind="conv",
+            bits=32 if i == 2 else 4,
+            activation_bits=8,
+            parameters_before=1000,
+            parameters=700,
+            kept=0.7,
+            snr_db=20.0 + i,
+            probe="pink noise",
+        )
+    run.log("size", model="teacher", parameters=5000, macs=80_000, bytes=20_000, file_bytes=21_000)
+    run.log("size", model="student", parameters=3500, macs=40_000, bytes=2_000, file_bytes=2_100)
+    run.log(
+        "latency",
+        model="teacher",
+        median_ms=12.0,
+        p10_ms=11.0,
+        p90_ms=13.0,
+        runs=50,
+        batch=1,
+        threads=2,
+        runtime="ONNX Runtime 1.31",
+    )
+    run.log(
+        "latency",
+        model="student",
+        median_ms=3.0,
+        p10_ms=2.9,
+        p90_ms=3.1,
+        runs=50,
+        batch=1,
+        threads=2,
+        runtime="ONNX Runtime 1.31",
+    )
+    run.log("fidelity", model="student", agreement=93.5, kl=0.01, snr_db=15.0, count=256, images_from="pink noise")
+    run.log("parity", max_steps=1, inputs=64)
+    run.log("kept_float", path="stage.2.conv", why="keep_float names it")
+    run.log("fixed_channels", group="fc", why="it feeds the output")
+    run.log("note", text="4-bit weights save storage only.")
+    run.log("finish", seconds=3.25, files={"student.onnx": {"bytes": 2100, "sha256": "cd" * 32}})
+    return run
+
+
+def accuracies(run, data="digits", shift=0.0):
+    for model, top1 in (("teacher", 98.0), ("student", 97.5 + shift), ("student.onnx", 97.25 + shift)):
+        run.log("accuracy", model=model, data=data, images=360, top1=top1, top5=None, standard_error=0.7)
+
+
+def test_a_finished_run_tells_everything(tmp_path):
+    accuracies(record(tmp_path))
+    path = write_report(tmp_path)
+    assert path == tmp_path / "report.html"
+    text = check(path.read_text(encoding="utf-8")).replace("\u00a0", " ")
+    for needle in (
+        "timm:net",
+        "Data used: none",
+        "2.1 kB",
+        "10× smaller",
+        "4× as fast",
+        "50 % fewer",
+        "30 % fewer",
+        "97.25 %",
+        "98.00 %",
+        "−0.75",
+        "93.50 %",
+        "Doe. On Nothing. 2020.",
+        "squant",
+        "keep_float names it",
+        "it feeds the output",
+        "4-bit weights save storage only.",
+        "datafree compress timm:net --weights 4 --out out",
+        "@misc{doe2020}",
+        "2.15.0",
+        "opened afterwards, to measure",
+    ):
+        assert needle in text, needle
+
+
+def test_the_last_measurement_of_a_kind_counts_and_data_sets_stay_apart(tmp_path):
+    run = record(tmp_path)
+    accuracies(run)
+    accuracies(run, shift=0.25)
+    accuracies(run, data="other")
+    tables = summary_of(tmp_path)["accuracy"]
+    assert [table["data"] for table in tables] == ["digits", "other"]
+    assert tables[0]["models"]["student"]["top1"] == 97.75
+    assert tables[1]["models"]["student"]["top1"] == 97.5
+
+
+def test_every_beginning_of_a_ledger_reports(tmp_path):
+    record(tmp_path)
+    ledger = tmp_path / "ledger.jsonl"
+    whole = ledger.read_bytes()
+    lines = whole.split(b"\n")
+    for count in range(len(lines)):
+        ledger.write_bytes(b"\n".join(lines[:count]) + b"\n" + lines[count][: len(lines[count]) // 2])
+        text = check(write_report(tmp_path).read_text(encoding="utf-8"))
+        finished = count >= len(lines) - 1
+        assert ("did not finish" in text) == (not finished)
+
+
+def test_a_run_that_failed_says_where_and_why(tmp_path):
+    run = Run(folder=tmp_path)
+    run.log("start", datafree="0.1.0", recipe="closed_form")
+    with pytest.raises(ArithmeticError), run.step("compensate"):
+        raise ArithmeticError("singular")
+    assert summary_of(tmp_path)["state"] == "failed"
+    text = check(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "compensate" in text
+    assert "ArithmeticError: singular" in text
+    run.log("refused", what="the net cannot be pruned", why="it has no channels", remedy="leave --prune out")
+    assert "Remedy: leave --prune out" in check(render({**summary_of(tmp_path)})).replace(" :", ":")
+
+
+def test_slower_is_not_called_faster(tmp_path):
+    run = record(tmp_path)
+    run.log("latency", model="student", median_ms=24.0, runtime="ONNX Runtime")
+    text = check(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "it is not faster in ONNX Runtime (0.5× the speed)" in text
+
+
+def test_names_from_outside_cannot_become_markup(tmp_path):
+    evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+    run = Run(folder=tmp_path)
+    run.log("start", datafree=evil, command=evil, recipe=evil, versions={evil: evil}, machine=evil)
+    run.log("model", name=evil)
+    run.log("paper", key=evil, citation=evil, bibtex=evil, methods=[evil])
+    run.log(
+        "layer",
+        node=evil,
+        path=evil,
+        kind=evil,
+        bits=4,
+        activation_bits=8,
+        parameters=10,
+        kept=0.5,
+        snr_db=3.0,
+        probe=evil,
+    )
+    run.log("kept_float", path=evil, why=evil)
+    run.log("note", text=evil)
+    run.log("accuracy", model="teacher", data=evil, images=1, top1=1.0, standard_error=0.0)
+    run.log("parity", **{"<b>": evil})
+    (tmp_path / "settings.yaml").write_text(evil)
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    check(html)
+    assert "<img" not in html
+    assert "alert(1)</script>" not in html.replace("&lt;", "")
+    assert html.count("<script>") == 1
+
+
+@pytest.mark.parametrize("values", [[float("inf"), 10.0], [float("nan"), 10.0], [float("inf")], [-12.0, None], [None]])
+def test_signal_to_noise_may_be_exact_or_unknown(values):
+    entries = [
+        {"event": "layer", "node": str(i), "bits": 8, "parameters": 4, "snr_db": value}
+        for i, value in enumerate(values)
+    ]
+    html = render({**summarize(entries), "settings": ""})
+    check(html)
+    assert "nan" not in html
+    assert "inf" not in html.replace("info", "").split("<main>")[1]
+
+
+def test_hundreds_of_layers_fit(tmp_path):
+    record(tmp_path, layers=600)
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    check(html)
+    assert html.count('class="hit"') == 600
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(Refusal, match=r"holds no ledger\.jsonl"):
+        write_report(tmp_path)
+    (tmp_path / "ledger.jsonl").write_text('{"event": "start"}\nnot json\n{"event": "finish"}\n')
+    with pytest.raises(Refusal, match="no JSON"):
+        write_report(tmp_path)
+
+
+def test_reporting_imports_no_torch(tmp_path):
+    record(tmp_path)
+    code = f"""
+import sys
+from datafree.report import write_report
+write_report({str(tmp_path)!r})
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_ledger_page_lists_every_event_the_summary_reads():
+    from pathlib import Path
+
+    import datafree.report.summary as module
+
+    listed = (Path(__file__).parents[2] / "docs" / "ledger.md").read_text(encoding="utf-8")
+    for event in set(
+        re.findall(r'_(?:all|last|by_model)\(entries, "(\w+)"\)', Path(module.__file__).read_text(encoding="utf-8"))
+    ):
+        assert f"| `{event}` |" in listed
+    json.dumps(summarize([]))
