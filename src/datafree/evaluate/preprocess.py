@@ -86,7 +86,7 @@ def _with_channels(pictures: np.ndarray, channels: int) -> np.ndarray:
 def _fit(pictures: np.ndarray, inputs: InputSpec) -> np.ndarray:
     """Resize and centre-crop to the network's height and width. [N, H, W, C]"""
     _, height, width = inputs.shape
-    covered = math.floor(height / inputs.crop), math.floor(width / inputs.crop)
+    covered = math.floor(height / inputs.crop + 1e-6), math.floor(width / inputs.crop + 1e-6)
     old = pictures.shape[1], pictures.shape[2]
     scale = max(covered[0] / old[0], covered[1] / old[1])
     # The side that fits exactly is set, the longer one rounded down, as torchvision and timm do.

@@ -56,13 +56,12 @@ def flatten(program: torch.export.ExportedProgram) -> fx.GraphModule:
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = program.module()
+        module = program.module(check_guards=False)  # guards are compiled from source text that a file may bring
     for node in list(module.graph.nodes):
-        if node.op == "call_module":  # `_guards_fn` checks shapes we keep ourselves
-            module.graph.erase_node(node)
-            continue
         node.meta = {key: value for key, value in node.meta.items() if key in _KEPT_META}
     assert isinstance(module, fx.GraphModule)
+    module._forward_pre_hooks.clear()  # they refuse other batches than the exported one; shapes are ours to keep
+    module._forward_pre_hooks_with_kwargs.clear()
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     module.recompile()
