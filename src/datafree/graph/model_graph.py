@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from datafree.graph.operators import LAYERS, kind
+from datafree.graph.shapes import meta_values
 from datafree.spec import InputSpec, Refusal
 
 
@@ -153,10 +155,7 @@ class ModelGraph:
 
     def shapes(self, batch: int = 2) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor-valued node for the given batch size; computes shapes only."""
-        from torch._subclasses.fake_tensor import FakeTensorMode
-
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            values = _Observer(self.module, None).collect(torch.empty(batch, *self.inputs.shape))
+        values = meta_values(self.module, (batch, *self.inputs.shape))
         return {name: tuple(int(s) for s in value.shape) for name, value in values.items() if isinstance(value, Tensor)}
 
     def clean(self) -> None:
@@ -199,11 +198,9 @@ class _Observer(fx.Interpreter):
         return value
 
     def collect(self, x: Tensor) -> dict[str, Any]:
-        try:
+        with contextlib.suppress(_AllSeen):
             # The exported graph flattens its inputs by a pytree spec; values go in by placeholder.
             self.run(x, enable_io_processing=False)
-        except _AllSeen:
-            pass
         return self.seen
 
 
