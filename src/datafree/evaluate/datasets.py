@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -71,32 +70,3 @@ class _Chosen(Sequence):  # type: ignore[type-arg]
 
     def __getitem__(self, i):  # type: ignore[no-untyped-def]
         return self.pictures[int(self.chosen[i])]
-
-
-def open_dataset(path: str | Path) -> Dataset:
-    """Open a test set.
-
-    path: `.npz` with `images` and `labels` (also `test_images`, `test_labels`; `x_test`, `y_test`): uint8
-        [N, H, W, C] or [N, H, W], or floating [N, C, H, W] already normalised; a folder, or a tar of one, with
-        `labels.csv` (columns `file`, `label`) or one subfolder per class, numbered in the order of their names
-    Raises Refusal for anything else, and for archives that are broken or swell beyond reason. Nothing is ever
-    unpacked to disk.
-    """
-    from datafree.evaluate.pictures import open_folder, open_npz, open_tar
-
-    path = Path(path)
-    if path.is_dir():
-        return open_folder(path)
-    if not path.exists():
-        raise Refusal(
-            f"{path} cannot be read", why="there is no such file or folder", remedy="check the path given with --data"
-        )
-    if path.suffix == ".npz":
-        return open_npz(path)
-    if path.name.endswith((".tar", ".tar.gz", ".tgz")):
-        return open_tar(path)
-    raise Refusal(
-        f"{path} is not a test set",
-        why="its name ends neither in .npz nor in .tar, .tar.gz or .tgz, and it is no folder",
-        remedy="give an .npz with images and labels, or a folder of pictures, one subfolder per class",
-    )

@@ -28,6 +28,33 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", "
 _NPZ_NAMES = (("images", "labels"), ("test_images", "test_labels"), ("x_test", "y_test"))
 
 
+def open_dataset(path: str | Path) -> Dataset:
+    """Open a test set.
+
+    path: `.npz` with `images` and `labels` (also `test_images`, `test_labels`; `x_test`, `y_test`): uint8
+        [N, H, W, C] or [N, H, W], or floating [N, C, H, W] already normalised; a folder, or a tar of one, with
+        `labels.csv` (columns `file`, `label`) or one subfolder per class, numbered in the order of their names
+    Raises Refusal for anything else, and for archives that are broken or swell beyond reason. Nothing is ever
+    unpacked to disk.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return open_folder(path)
+    if not path.exists():
+        raise Refusal(
+            f"{path} cannot be read", why="there is no such file or folder", remedy="check the path given with --data"
+        )
+    if path.suffix == ".npz":
+        return open_npz(path)
+    if path.name.endswith((".tar", ".tar.gz", ".tgz")):
+        return open_tar(path)
+    raise Refusal(
+        f"{path} is not a test set",
+        why="its name ends neither in .npz nor in .tar, .tar.gz or .tgz, and it is no folder",
+        remedy="give an .npz with images and labels, or a folder of pictures, one subfolder per class",
+    )
+
+
 def open_npz(path: Path, names: tuple[str, str] | None = None) -> Dataset:
     """Arrays of an `.npz`. names: which two arrays; by default the first usual pair that is there."""
     try:
