@@ -48,7 +48,7 @@ def test_a_file_says_what_it_is(source):
 
 
 def test_nothing_is_left_for_later():
-    marks = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|X" + r"XX)\b|NotImplemented" + r"Error")
+    marks = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|X" + r"XX)\b|raise NotImplemented" + r"Error")
     found = [path.name for path in PACKAGE.rglob("*.py") if marks.search(path.read_text(encoding="utf-8"))]
     assert not found
 

@@ -129,6 +129,8 @@ def open_tar(path: Path) -> Dataset:
                 total += member.size
                 if count > MAX_MEMBERS or total > MAX_BYTES or member.size > MAX_FILE:
                     raise ValueError(f"{member.name!r}: {count + 1} members, {total} bytes so far")
+                if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
+                    raise ValueError(f"{member.name!r} points outside the archive")
                 file = archive.extractfile(member) if member.isreg() else None  # links and devices are passed over
                 if file is not None:
                     held[PurePosixPath(member.name).as_posix().removeprefix("./")] = file.read()
