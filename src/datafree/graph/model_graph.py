@@ -49,7 +49,7 @@ class BatchNorm:
     eps: float
 
 
-@dataclass
+@dataclass(eq=False)  # two graphs are the same only if they are one: what is known of a graph is remembered by it
 class ModelGraph:
     """A network as one flat `fx` graph of ATen operators.
 

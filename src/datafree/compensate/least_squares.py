@@ -1,0 +1,116 @@
+"""Least squares behind the activation: the readers of removed channels take over what the kept ones can tell of them.
+
+For a layer y = V a that lost input channels, with a the activation *after* ReLU and G = Cov(a, a) over the whole patch:
+
+    V' = V G[:, K] (G[K, K] + ridge)^-1,      the best reader of the kept channels K,
+    E[y] is restored by the difference (V - V') E[a]: in the bias, or in the running mean of the BatchNorm that follows,
+    Var[y'] / Var[y] = diag(V' G V'^T) / diag(V G V^T) scales that BatchNorm's running variance: what regression shrinks is
+    stretched again, the analytic twin of re-estimating BatchNorm statistics on images.
+
+G is analytic (`graph.fields`). Grouped readers, and readers whose input no rule carries, get the mean repair alone.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from datafree.functional.elimination import solve_kept
+from datafree.graph.fields import fields_of
+from datafree.graph.fold import set_bias
+from datafree.graph.means import propagate_means
+from datafree.graph.model_graph import Layer, ModelGraph
+from datafree.graph.readers import LARGEST, Reader, reader_of
+from datafree.run import Run
+from datafree.spec import Paper, method
+
+
+@method
+class LeastSquares:
+    """Analytic least squares in post-activation space, mean repair and variance repair."""
+
+    ridge: float = Field(default=1e-3, ge=0)
+    """Added to the covariance's diagonal, as a share of its mean: distrust of the analytic correlations."""
+
+    variance: bool = True
+    """Rescale the running variance of the BatchNorm behind a repaired layer."""
+
+    paper: ClassVar[Paper] = Paper(
+        key="he2017",
+        title="Channel Pruning for Accelerating Very Deep Neural Networks",
+        authors="He, Zhang, Sun",
+        year=2017,
+        venue="ICCV",
+        arxiv="1707.06168",
+    )
+
+    def compensate(self, student: ModelGraph, teacher: ModelGraph, run: Run) -> ModelGraph:
+        """student: pruned, BatchNorm not folded, `kept` telling which rows of the teacher it holds -> a repaired copy."""
+        student, fields = student.copy(), fields_of(teacher)
+        for layer in teacher.layers:
+            kept = student.kept.get((layer.weight, 0 if layer.kind == "conv_transpose" else 1))
+            if kept is None or (layer.groups > 1 and layer.kind != "conv_transpose"):
+                continue
+            reader = reader_of(teacher, fields, layer)
+            if reader is None:
+                run.log("mean_repair_only", layer=layer.path, why="no rule carries the statistics of its input")
+                self._restore_mean(student, teacher, layer, self._mean_change(teacher, layer, kept))
+                continue
+            self._repair(student, teacher, reader, kept, fields.patch(layer)[1] if reader.columns <= LARGEST else None)
+        return student
+
+    def _repair(self, student: ModelGraph, teacher: ModelGraph, reader: Reader, kept: Tensor, gram: Tensor | None) -> None:
+        layer, taps = reader.layer, reader.weight.shape[2]
+        if gram is not None:
+            columns = (kept[:, None] * taps + torch.arange(taps)).flatten()
+            flat = reader.weight.flatten(1)
+            solved = solve_kept(flat, gram, columns, self.ridge)
+            own = gram[columns][:, columns]
+            ratio = ((solved @ own) * solved).sum(1) / ((flat @ gram) * flat).sum(1).clamp(min=1e-20)
+            weight = solved.unflatten(1, (len(kept), taps))
+        else:
+            flat = reader.weight.transpose(1, 2).flatten(0, 1)  # [O taps, C]
+            solved = solve_kept(flat, reader.channels, kept, self.ridge)
+            weight = solved.unflatten(0, (-1, taps)).transpose(1, 2)  # [O, K, taps]
+            whole = torch.zeros_like(reader.weight)
+            whole[:, kept] = weight
+            ratio = reader.variance(whole) / reader.variance(reader.weight).clamp(min=1e-20)
+        mean = reader.weight @ reader.inside @ reader.mean - weight @ reader.inside @ reader.mean[kept]
+        rows = student.kept.get((layer.weight, 0))
+        if rows is not None:
+            weight, mean, ratio = weight[rows], mean[rows], ratio[rows]
+        old = student.tensor(layer.weight)
+        student.set_tensor(layer.weight, weight.reshape(old.shape).to(old.dtype))
+        self._restore_mean(student, teacher, layer, mean, ratio if self.variance else None)
+
+    def _restore_mean(
+        self, student: ModelGraph, teacher: ModelGraph, layer: Layer, missing: Tensor, ratio: Tensor | None = None
+    ) -> None:
+        """Add `missing` [O] to what the layer puts out on average; scale its spread back when a BatchNorm follows."""
+        norm = next((norm for norm in student.batchnorms if norm.input == layer.node), None)
+        if norm is None:
+            node = student.nodes[layer.node]
+            name = student.source(node.args[2]) if len(node.args) > 2 else None
+            bias = student.tensor(name) if name else torch.zeros(len(missing))
+            set_bias(student, node, bias + missing.to(bias.dtype))
+            return
+        mean, var = student.tensor(norm.running_mean), student.tensor(norm.running_var)
+        student.set_tensor(norm.running_mean, mean - missing.to(mean.dtype))
+        if ratio is not None:
+            usable = torch.where((ratio > 1e-4) & ratio.isfinite(), ratio, 1.0).to(var.dtype)
+            student.set_tensor(norm.running_var, ((var + norm.eps) * usable - norm.eps).clamp(min=0))
+
+    def _mean_change(self, teacher: ModelGraph, layer: Layer, kept: Tensor) -> Tensor:
+        """What the removed input channels put out on average, [O], borders left out."""
+        weight = teacher.tensor(layer.weight).double()
+        weight = weight.transpose(0, 1) if layer.kind == "conv_transpose" else weight
+        weight = weight.flatten(2).sum(2) if weight.ndim > 2 else weight
+        marginal = propagate_means(teacher).get(teacher.nodes[layer.node].all_input_nodes[0].name)
+        gone = torch.ones(weight.shape[1], dtype=torch.bool)
+        gone[kept] = False
+        if marginal is None or len(marginal.mean) != weight.shape[1]:
+            return torch.zeros(weight.shape[0], dtype=torch.float64)
+        return weight[:, gone] @ marginal.mean[gone]
