@@ -59,7 +59,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class _Chosen(Sequence):  # type: ignore[type-arg]
+class _Chosen(Sequence):
     """Some pictures of a sequence, in another order."""
 
     pictures: Sequence[np.ndarray]
@@ -68,5 +68,5 @@ class _Chosen(Sequence):  # type: ignore[type-arg]
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def __getitem__(self, i):  # type: ignore[no-untyped-def]
+    def __getitem__(self, i):
         return self.pictures[int(self.chosen[i])]

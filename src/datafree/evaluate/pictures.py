@@ -185,7 +185,7 @@ def _read_table(path: Path, table: bytes, pictures: set[str]) -> list[tuple[str,
 
 
 @dataclass(frozen=True)
-class Photographs(Sequence):  # type: ignore[type-arg]
+class Photographs(Sequence):
     """Encoded pictures, decoded when asked for: uint8 [H, W, 1] for grey ones, else [H, W, 3]."""
 
     names: Sequence[str]
@@ -194,7 +194,7 @@ class Photographs(Sequence):  # type: ignore[type-arg]
     def __len__(self) -> int:
         return len(self.readers)
 
-    def __getitem__(self, i):  # type: ignore[no-untyped-def]
+    def __getitem__(self, i):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)

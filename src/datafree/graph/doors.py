@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -127,7 +127,7 @@ def _call(module: str, function: str) -> nn.Module:
     what = f"{module}:{function}"
     with _current_folder_first():
         try:
-            made: Callable[[], Any] | nn.Module = importlib.import_module(module)
+            made: Any = importlib.import_module(module)
             for part in function.split("."):
                 made = getattr(made, part)
             built = made if isinstance(made, nn.Module) else made()

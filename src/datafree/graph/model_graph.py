@@ -186,7 +186,8 @@ class _Observer(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, wanted: set[str] | None) -> None:
         super().__init__(module, garbage_collect_values=wanted is not None)
-        self.wanted, self.seen = wanted, {}
+        self.wanted = wanted
+        self.seen: dict[str, Any] = {}
         self.extra_traceback = False
 
     def run_node(self, n: fx.Node) -> Any:

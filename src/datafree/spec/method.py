@@ -17,7 +17,7 @@ _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, arbitrary_ty
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def method(cls: type[T]) -> type[T]:
     """Class decorator: validated, frozen, keyword-only."""
-    return _validated(cls, frozen=True, kw_only=True, config=_CONFIG)  # type: ignore[call-overload]
+    return _validated(cls, frozen=True, kw_only=True, config=_CONFIG)  # type: ignore[return-value]
 
 
 def name_of(thing: Any) -> str:
