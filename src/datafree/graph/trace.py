@@ -8,6 +8,7 @@ import warnings
 import torch
 from torch import fx, nn
 
+from datafree.graph.computed import store_computed_weights
 from datafree.spec import InputSpec, Refusal
 
 _KEPT_META = ("nn_module_stack", "val")
@@ -63,8 +64,7 @@ def flatten(program: torch.export.ExportedProgram) -> fx.GraphModule:
     module._forward_pre_hooks.clear()  # they refuse other batches than the exported one; shapes are ours to keep
     module._forward_pre_hooks_with_kwargs.clear()
     module.graph.eliminate_dead_code()
-    module.delete_all_unused_submodules()
-    module.recompile()
+    store_computed_weights(module)
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from datafree.graph.arguments import bind, op_name
+from datafree.graph.arguments import op_name
 from datafree.graph.wires import Axes, Shuffle, Wiring, components
 
+_VIEWS = ("view", "_unsafe_view", "reshape", "view_as", "reshape_as")
 _CHAIN = ("view", "reshape", "_unsafe_view", "transpose", "permute", "contiguous", "clone", "flatten", "unflatten")
 
 
@@ -49,6 +50,8 @@ def run_on(wiring: Wiring, node: fx.Node, positions: Tensor) -> Any:
     """The node's operator on a tensor of positions in place of its first argument."""
     args = [wiring.concrete(value) for value in node.args]
     kwargs = {key: wiring.concrete(value) for key, value in node.kwargs.items()}
+    if op_name(node) in _VIEWS:  # a stretched tensor may need a copy where the real one does not
+        return positions.reshape(wiring.shape(node))
     assert callable(node.target)
     return node.target(positions, *args[1:], **kwargs)
 
