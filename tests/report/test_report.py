@@ -107,7 +107,10 @@ def record(folder, layers=5):
         runtime="ONNX Runtime 1.31",
     )
     run.log("fidelity", model="student", agreement=93.5, kl=0.01, snr_db=15.0, count=256, images_from="pink noise")
-    run.log("parity", max_steps=1, inputs=64)
+    run.log("parity", inputs="16 drawn inputs", exporter_steps=0.25, optimised_steps=1.5, top1_agreement=93.75)
+    left = [{"name": "stage.3", "operator": "Conv", "why": "its input is not quantized"}]
+    fusion = {"operators": {"QLinearConv": 4, "Conv": 1}, "float_layers": left, "fused": False}
+    run.log("export_onnx", file="student.onnx", quantizers=9, fusion=fusion)
     run.log("kept_float", path="stage.2.conv", why="keep_float names it")
     run.log("fixed_channels", group="fc", why="it feeds the output")
     run.log("note", text="4-bit weights save storage only.")
@@ -144,6 +147,9 @@ def test_a_finished_run_tells_everything(tmp_path):
         "4-bit weights save storage only.",
         "datafree compress timm:net --weights 4 --out out",
         "@misc{doe2020}",
+        "its input is not quantized",
+        "4 QLinearConv",
+        "93.75 %",
         "2.15.0",
         "opened afterwards, to measure",
     ):

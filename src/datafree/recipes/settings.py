@@ -224,7 +224,15 @@ def _methods_for(annotation: Any) -> tuple[type | None, dict[str, type]]:
     if not package:
         return None, {}
     catalogue = sys.modules[package].CATALOGUE
-    return annotation, {name: cls for name, cls in catalogue.items() if issubclass(cls, annotation)}
+    return annotation, {name: cls for name, cls in catalogue.items() if _is_a(cls, annotation)}
+
+
+def _is_a(cls: type, kind: type) -> bool:
+    """Whether a method is of a kind; a Protocol asks for its public names (`issubclass` serves only those without
+    data)."""
+    if getattr(kind, "_is_protocol", False):
+        return all(hasattr(cls, name) for name in (*vars(kind), *kind.__annotations__) if not name.startswith("_"))
+    return issubclass(cls, kind)
 
 
 def _plain(value: Any) -> Any:

@@ -61,7 +61,7 @@ def summarize(entries: Iterable[Entry]) -> dict[str, Any]:
         "fidelity": _latest(_all(entries, "fidelity"), ("model", "images_from", "data")),
         "accuracy": _accuracies(entries),
         "parity": _last(entries, "parity"),
-        "conformance": _last(entries, "conformance"),
+        "file": _last(entries, "export_onnx"),
         "synthetic_images": sum(entry.get("count", 0) for entry in _all(entries, "synthesized")),
         "kept_float": _unique(_all(entries, "kept_float"), "path"),
         "fixed_channels": _unique(_all(entries, "fixed_channels"), "group"),

@@ -1,7 +1,20 @@
 """Ground floor: one run, its folder, its ledger, its seeds."""
 
 from datafree.run.atomic import write_atomic
+from datafree.run.folder import FILES, check_folder, claim_folder
 from datafree.run.ledger import Ledger, read_ledger
+from datafree.run.machine import machine, own_version, versions
 from datafree.run.run import Run
 
-__all__ = ["Ledger", "Run", "read_ledger", "write_atomic"]
+__all__ = [
+    "FILES",
+    "Ledger",
+    "Run",
+    "check_folder",
+    "claim_folder",
+    "machine",
+    "own_version",
+    "read_ledger",
+    "versions",
+    "write_atomic",
+]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from datafree.spec import Refusal
 
 
 class Ledger:
@@ -17,11 +20,29 @@ class Ledger:
 
     def append(self, event: str, **fields: Any) -> None:
         entry = {"event": event, "at": round(time.time(), 3), **fields}
-        line = json.dumps(entry, allow_nan=True)  # fails here, before anything is written, when a field is no plain data
+        line = json.dumps(
+            entry, allow_nan=True
+        )  # fails here, before anything is written, when a field is no plain data
         self.entries.append(entry)
         if self.path is not None:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            self._write(self.path, line + "\n", "a")
+
+    def move_to(self, path: Path) -> None:
+        """Write what was noted so far to `path`, and append there from now on. A file of that name is replaced."""
+        self._write(path, "".join(json.dumps(entry) + "\n" for entry in self.entries), "w")
+        self.path = path
+
+    @staticmethod
+    def _write(path: Path, text: str, mode: str) -> None:
+        try:
+            with open(path, mode, encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise Refusal(
+                f"{path} cannot be written",
+                why=error.strerror or str(error),
+                remedy="free space, or choose another folder with --out",
+            ) from error
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:
@@ -29,8 +50,6 @@ def read_ledger(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").split("\n")
     entries = [json.loads(line) for line in lines[:-1] if line]
     if lines[-1]:
-        try:
+        with suppress(json.JSONDecodeError):
             entries.append(json.loads(lines[-1]))
-        except json.JSONDecodeError:
-            pass
     return entries

@@ -21,7 +21,8 @@ class Run:
     """Device, seed, folder and ledger of one job.
 
     folder: where the run's files lie; None keeps everything in memory
-    watch: called with (step name, state, seconds) as steps start and end; the command line draws progress with it
+    watch: called with (step name, "start", 0.0), (step name, "share", share done) and (step name, "end", seconds); the
+        command line draws progress with it
     """
 
     seed: int = 0
@@ -29,11 +30,17 @@ class Run:
     folder: Path | None = None
     watch: Callable[[str, str, float], None] | None = None
     ledger: Ledger = field(init=False)
+    _open: list[str] = field(init=False, default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         if self.folder is not None:
             self.folder = Path(self.folder)
         self.ledger = Ledger(self.folder / "ledger.jsonl" if self.folder is not None else None)
+
+    def keep_in(self, folder: Path) -> None:
+        """Write this run's files to `folder` (which exists) from now on; its ledger so far goes there too."""
+        self.ledger.move_to(Path(folder) / "ledger.jsonl")
+        self.folder = Path(folder)
 
     def generator(self, name: str) -> torch.Generator:
         """A random generator for one named purpose: the same for the same seed and name, whatever ran before."""
@@ -52,12 +59,20 @@ class Run:
         start = time.perf_counter()
         if self.watch:
             self.watch(name, "start", 0.0)
+        self._open.append(name)
         try:
             yield
         except BaseException as error:
             self.log("step_failed", step=name, error=f"{type(error).__name__}: {error}", **fields)
             raise
+        finally:
+            self._open.pop()
         seconds = time.perf_counter() - start
         self.log("step", step=name, seconds=round(seconds, 4), **fields)
         if self.watch:
             self.watch(name, "end", seconds)
+
+    def advance(self, share: float) -> None:
+        """Tell whoever watches how much of the step in progress is done. share: [0, 1]"""
+        if self.watch and self._open:
+            self.watch(self._open[-1], "share", share)

@@ -1,0 +1,243 @@
+"""From a model to a saved result: what the command line and three lines of Python both do.
+
+A job opens the model, lets a recipe compress it, compares student and teacher without any data, and writes a run's
+folder. What happens is noted in the run's ledger while it happens (`docs/ledger.md`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from datafree.evaluate.compare import compare
+from datafree.evaluate.latency import measure_latency
+from datafree.graph import ModelGraph
+from datafree.graph.doors import open_model
+from datafree.recipes.settings import build, describe, to_yaml
+from datafree.report import summarize, write_report
+from datafree.run import FILES, Run, check_folder, claim_folder, machine, own_version, versions
+from datafree.spec import TARGETS, InputSpec, Paper, Refusal, name_of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a job gives: the student, and everything needed to save and to explain it.
+
+    teacher, student: the original and the compressed graph
+    recipe: the recipe, with all its settings
+    settings: what `settings.yaml` says
+    run: seed, device and ledger
+    """
+
+    teacher: ModelGraph
+    student: ModelGraph
+    recipe: Any
+    settings: Mapping[str, Any]
+    run: Run
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the report shows, as plain data."""
+        return {**summarize(self.run.ledger.entries), "settings": to_yaml(self.settings)}
+
+    def save(self, folder: str | Path | None = None, *, force: bool = False) -> Path:
+        """Write the run's folder: settings, ledger, both graphs, `student.onnx` with its proofs, and the report.
+
+        folder: where to; by default where `compress` was told to keep its run
+        force: replace an earlier run of other settings
+
+        Raises Refusal when the folder cannot be written, or the student cannot be exported. Returns the folder.
+        """
+        if folder is not None and (self.run.folder is None or Path(folder) != self.run.folder):
+            claim_folder(Path(folder), to_yaml(self.settings), force=force)
+            self.run.keep_in(Path(folder))
+        if self.run.folder is None:
+            raise ValueError("save() needs a folder: compress() was not given one")
+        with _refusals_noted(self.run):
+            return _save(self, self.run.folder)
+
+
+def compress(
+    model: str | Path | nn.Module,
+    *,
+    inputs: InputSpec | Mapping[str, Any] | None = None,
+    checkpoint: str | Path | None = None,
+    recipe: Any = "closed_form",
+    prune: float | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    folder: str | Path | None = None,
+    force: bool = False,
+    watch: Callable[[str, str, float], None] | None = None,
+    command: str | None = None,
+    **settings: Any,
+) -> Result:
+    """Compress a model without data.
+
+    model, checkpoint, inputs: as `open_model` takes them
+    recipe: a recipe's name, or a recipe
+    prune: share of the channels to remove, [0, 1); the recipe's `ratio`
+    settings: the recipe's other settings by name, such as `weights=4, activations=8` (`datafree show closed_form`)
+    folder: keep the run there from its beginning, so that a crash leaves a ledger; by default `Result.save` names it
+    watch: see `Run`
+    command: how to do it again, as the report tells it
+
+    Raises Refusal, with cause and remedy, for a model or a request that cannot be served.
+    """
+    begun = time.time()
+    if prune is not None:
+        settings["ratio"] = prune
+    if isinstance(recipe, (str, type)):
+        recipe = build(recipe, settings)
+    elif settings:
+        raise ValueError(f"the recipe is ready made; {', '.join(settings)} cannot be set beside it")
+    if folder is not None:
+        check_folder(Path(folder), force=force)
+    run = Run(seed=seed, device=device, watch=watch)
+    _note_start(run, recipe, command)
+    with run.step("open the model"):
+        teacher = open_model(model, checkpoint=checkpoint, inputs=inputs)
+    name = str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
+    resolved = {
+        "model": name,
+        "checkpoint": str(checkpoint) if checkpoint is not None else None,
+        "inputs": describe(teacher.inputs),
+        "seed": seed,
+        "device": device,
+        "recipe": name_of(recipe),
+        **describe(recipe),
+    }
+    run.log(
+        "model",
+        name=name,
+        weights_sha256=_fingerprint(teacher),
+        layers=len(teacher.layers),
+        batchnorms=len(teacher.batchnorms),
+        inputs=describe(teacher.inputs),
+        begun=begun,
+    )
+    if folder is not None:
+        claim_folder(Path(folder), to_yaml(resolved), force=force)
+        run.keep_in(Path(folder))
+    with _refusals_noted(run):
+        student = recipe.compress(teacher, teacher.inputs, run)
+        with run.step("compare with the original"):
+            compare(student, teacher, run)
+    return Result(teacher=teacher, student=student, recipe=recipe, settings=resolved, run=run)
+
+
+def _save(result: Result, folder: Path) -> Path:
+    """Everything a run's folder holds beside its settings and ledger, in the order a user needs it."""
+    from datafree.export import (  # slow to import; only saving needs it
+        export_onnx,
+        export_pt2,
+        parity,
+        write_preprocess,
+    )
+
+    run, target = result.run, TARGETS[getattr(result.recipe, "target", "onnxruntime")]
+    with run.step("save the graphs"):
+        export_pt2(result.teacher, folder / "teacher.pt2")
+        export_pt2(result.student, folder / "student.pt2")
+    with run.step("write student.onnx"):
+        student = folder / "student.onnx"
+        export_onnx(result.student, student, target, run)
+        write_preprocess(result.student.inputs, folder / "preprocess.json")
+    with run.step("check student.onnx against the graph"):
+        parity(result.student, student, run)
+    with tempfile.TemporaryDirectory(prefix="datafree-") as scratch, run.step("measure latency"):
+        teacher = Path(scratch) / "teacher.onnx"
+        export_onnx(result.teacher, teacher, target)
+        _note_file_sizes(run, teacher=teacher, student=student)
+        timed = measure_latency({"teacher": teacher, "student": student}, seconds=2.0, threads=torch.get_num_threads())
+        for name, found in timed.items():
+            run.log("latency", model=name, **found)
+    begun = run.ledger.entries[0]["at"]
+    files = {name: _file(folder / name) for name in FILES if (folder / name).is_file() and name != "ledger.jsonl"}
+    run.log("finish", seconds=round(time.time() - begun, 3), files=files)
+    write_report(folder)
+    return folder
+
+
+def _note_start(run: Run, recipe: Any, command: str | None) -> None:
+    run.log(
+        "start",
+        datafree=own_version(),
+        command=command,
+        recipe=name_of(recipe),
+        seed=run.seed,
+        device=run.device,
+        versions=versions(),
+        machine=machine(),
+        threads=torch.get_num_threads(),
+    )
+    for paper, methods in papers_of(recipe):
+        run.log("paper", key=paper.key, citation=paper.citation(), bibtex=paper.bibtex(), methods=methods)
+
+
+def _note_file_sizes(run: Run, **files: Path) -> None:
+    """`size` once more, now with what the ONNX files take on disk."""
+    for model, path in files.items():
+        known = next(entry for entry in run.ledger.entries if entry["event"] == "size" and entry["model"] == model)
+        fields = {key: known[key] for key in ("parameters", "macs", "bytes")}
+        beside = path.with_name(path.name + ".data")
+        taken = sum(file.stat().st_size for file in (path, beside) if file.exists())
+        run.log("size", model=model, **fields, file_bytes=taken)
+
+
+def _file(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def papers_of(method: Any) -> list[tuple[Paper, list[str]]]:
+    """The papers a method and the methods in its settings rest on, each with the names of those methods."""
+    found: dict[str, tuple[Paper, list[str]]] = {}
+
+    def visit(thing: Any) -> None:
+        if isinstance(thing, (list, tuple)):
+            for item in thing:
+                visit(item)
+        elif dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+            for paper in (getattr(thing, "paper", None), *getattr(thing, "papers", ())):
+                if isinstance(paper, Paper):
+                    names = found.setdefault(paper.key, (paper, []))[1]
+                    if name_of(thing) not in names:
+                        names.append(name_of(thing))
+            for field in dataclasses.fields(thing):
+                visit(getattr(thing, field.name))
+
+    visit(method)
+    return list(found.values())
+
+
+def _fingerprint(graph: ModelGraph) -> str:
+    """sha256 over names, types, shapes and bytes of all stored tensors, in order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(graph.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class _refusals_noted:
+    """A refusal inside goes into the ledger before it goes on to the user."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Refusal):
+            self.run.log("refused", what=error.what, why=error.why, remedy=error.remedy)

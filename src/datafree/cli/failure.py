@@ -1,0 +1,75 @@
+"""How a command ends: 0 done, 2 bad input or refused, 1 our own fault, 130 interrupted."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import datafree
+from datafree.cli.screen import emit
+from datafree.spec import Refusal
+
+DONE, OUR_FAULT, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+def explain(error: BaseException, *, as_json: bool) -> int:
+    """Tell the user in one line what stopped the command, and return the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return _say("interrupted", "", "", INTERRUPTED, as_json=as_json)
+    if isinstance(error, Refusal):
+        return _say(error.what, error.why, error.remedy, REFUSED, as_json=as_json)
+    if isinstance(error, ValueError) and _is_ours(error):
+        return _say(str(error), "", "", REFUSED, as_json=as_json)
+    if isinstance(error, MemoryError):
+        return _say(
+            "the job needs more memory", "none is left", "choose a smaller network or machine", REFUSED, as_json=as_json
+        )
+    if isinstance(error, OSError) and error.filename is not None:
+        return _say(
+            f"{error.filename} cannot be used",
+            error.strerror or str(error),
+            "check path and rights",
+            REFUSED,
+            as_json=as_json,
+        )
+    where = _write_traceback(error)
+    what = f"datafree failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return _say(
+        what,
+        f"this is a fault of datafree; its trace is in {where}",
+        "report it with that file",
+        OUR_FAULT,
+        as_json=as_json,
+    )
+
+
+def usage(message: str, command: str, *, as_json: bool) -> int:
+    """A command line that cannot be understood."""
+    return _say(message.rstrip("."), "", f"see `{command} --help`", REFUSED, as_json=as_json)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether datafree itself raised it: our ValueErrors name the user's bad value, those of libraries are our
+    fault."""
+    frames = traceback.extract_tb(error.__traceback__)
+    home = Path(datafree.__file__).parent
+    return bool(frames) and home in Path(frames[-1].filename).parents
+
+
+def _say(what: str, why: str, remedy: str, code: int, *, as_json: bool) -> int:
+    line = "datafree: " + what + (f": {why}" if why else "") + (f". Remedy: {remedy}" if remedy else "")
+    print(" ".join(line.split()), file=sys.stderr)
+    if as_json:
+        emit({"error": {"what": what, "why": why, "remedy": remedy}, "exit_code": code})
+    return code
+
+
+def _write_traceback(error: BaseException) -> str:
+    text = "".join(traceback.format_exception(error))
+    handle, name = tempfile.mkstemp(prefix="datafree-", suffix=".txt")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    return name

@@ -1,0 +1,103 @@
+"""Options that several commands share, and what their text means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from datafree.spec import Refusal
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="`timm:NAME`, `torchvision:NAME`, `hf:OWNER/NAME`, `FILE.pt2`, `bundled:digits`, or "
+        "`package.module:function` that returns an nn.Module (found from the current folder too).",
+        show_default=False,
+    ),
+]
+OptionalModel = Annotated[str | None, Model.__metadata__[0]]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="A state dict that fills MODEL: `.safetensors`, or `.pt`, `.pth`, `.th` (read without running code).",
+        show_default=False,
+        rich_help_panel="Model",
+    ),
+]
+Input = Annotated[
+    str | None,
+    typer.Option(
+        "--input", metavar="C,H,W", help="Shape of one input. Read from the model's card where it has one.",
+        show_default=False, rich_help_panel="Model",
+    ),
+]  # fmt: skip
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="M,...", help="Mean of the pixels, scaled to 0..1, for each channel.",
+        show_default=False, rich_help_panel="Model",
+    ),
+]  # fmt: skip
+Std = Annotated[
+    str | None,
+    typer.Option(
+        metavar="S,...", help="Standard deviation of the pixels, likewise.",
+        show_default=False, rich_help_panel="Model",
+    ),
+]  # fmt: skip
+Features = Annotated[
+    bool,
+    typer.Option("--features", help="The input is ready features, not pixels.", rich_help_panel="Model"),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.", rich_help_panel="Output")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Output")]
+
+
+def inputs_from(shape: str | None, mean: str | None, std: str | None, features: bool) -> dict[str, Any]:
+    """What the options say of the input, as `open_model` takes it; what they leave out the model's card says."""
+    given: dict[str, Any] = {}
+    if shape is not None:
+        given["shape"] = _numbers("--input", shape, int, "3,224,224")
+        if len(given["shape"]) != 3 or min(given["shape"]) < 1:
+            raise Refusal(
+                f"--input {shape} is no shape",
+                why="it takes channels,height,width, all positive",
+                remedy="write --input 3,224,224",
+            )
+    if mean is not None:
+        given["mean"] = _numbers("--mean", mean, float, "0.485,0.456,0.406")
+    if std is not None:
+        given["std"] = _numbers("--std", std, float, "0.229,0.224,0.225")
+    if features:
+        given["pixels"] = False
+    return given
+
+
+def bits_from(option: str, text: str | None) -> dict[str, int | None]:
+    """`--weights 4` -> {"weights": 4}; `--activations float` -> {"activations": None}; left out -> {}."""
+    if text is None:
+        return {}
+    if text.lower() in ("float", "none", "32"):
+        return {option: None}
+    try:
+        return {option: int(text)}
+    except ValueError:
+        raise Refusal(
+            f"--{option} {text} is no number of bits",
+            why="it is neither a whole number nor `float`",
+            remedy=f"write --{option} 8",
+        ) from None
+
+
+def _numbers(option: str, text: str, kind: type, example: str) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        raise Refusal(
+            f"{option} {text} cannot be read",
+            why="it takes numbers with commas between them",
+            remedy=f"write {option} {example}",
+        ) from None

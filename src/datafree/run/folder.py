@@ -1,0 +1,60 @@
+"""A run's folder: what lies in it, and whether we may write there."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from datafree.run.atomic import write_atomic
+from datafree.spec import Refusal
+
+FILES = (
+    "settings.yaml",
+    "ledger.jsonl",
+    "teacher.pt2",
+    "student.pt2",
+    "student.onnx",
+    "student.onnx.data",
+    "preprocess.json",
+    "parity.json",
+    "report.html",
+    "traceback.txt",
+)
+"""What a run writes; nothing else in a folder is ever touched."""
+
+
+def check_folder(folder: Path, *, force: bool = False) -> None:
+    """Look whether a run may go to `folder`, before any work is done; nothing is written.
+
+    Raises Refusal when it is no folder, cannot be written, or holds files that are no run's (unless `force`).
+    """
+    if folder.exists() and not folder.is_dir():
+        raise Refusal(f"{folder} cannot hold a run", why="it is a file", remedy="choose another folder with --out")
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        code = errno.ENOTDIR if not existing.is_dir() else errno.EACCES
+        raise Refusal(f"{folder} cannot be written", why=os.strerror(code), remedy="choose another folder with --out")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "settings.yaml").exists() and not force:
+        raise Refusal(
+            f"{folder} is not empty", why="it holds files of something else", remedy="choose an empty folder with --out"
+        )
+
+
+def claim_folder(folder: Path, settings: str, *, force: bool = False) -> None:
+    """Make `folder` this run's own: created, rid of an earlier run's files, with `settings.yaml` as the first file.
+
+    An earlier run is replaced when its settings were the same, or with `force`. Raises Refusal otherwise.
+    """
+    check_folder(folder, force=force)
+    earlier = folder / "settings.yaml"
+    if earlier.exists() and not force and earlier.read_text(encoding="utf-8", errors="replace") != settings:
+        raise Refusal(
+            f"{folder} holds a run with other settings",
+            why="its results would be lost",
+            remedy="choose another folder with --out, or add --force to replace it",
+        )
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+    with write_atomic(folder / "settings.yaml") as temporary:
+        temporary.write_text(settings, encoding="utf-8")
