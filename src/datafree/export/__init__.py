@@ -1,1 +1,9 @@
 """Files that are really smaller and really faster, and the proof that they compute what the graph computes."""
+
+from datafree.export.conformance import conformance
+from datafree.export.onnx_qdq import export_onnx
+from datafree.export.parity import parity
+from datafree.export.preprocess import read_preprocess, write_preprocess
+from datafree.export.pt2 import export_pt2, load_pt2
+
+__all__ = ["conformance", "export_onnx", "export_pt2", "load_pt2", "parity", "read_preprocess", "write_preprocess"]

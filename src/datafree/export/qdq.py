@@ -156,8 +156,8 @@ class Emitter:
         return self.graph.initializers[name]
 
     def _register(self, name: str, tensor: ir.TensorProtocol) -> None:
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)  # type:
-        ignore[arg-type] self.graph.register_initializer(value)
+        kind, shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.numpy().shape)
+        self.graph.register_initializer(ir.Value(name=name, type=kind, shape=shape, const_value=tensor))
 
     def _replace(self, old: ir.Node, nodes: list[ir.Node]) -> None:
         self.graph.insert_before(old, nodes)

@@ -1,0 +1,108 @@
+"""Does the runtime compute what the graph computes?
+
+Two questions, kept apart. With its own optimisation off, ONNX Runtime must give what the stored graph gives
+(`as_stored`): there the exporter is right or wrong, and only float rounding may differ. What is stored in turn differs
+from the graph it was made from by the rounding of biases to the accumulator's step, and the runtime's fused operators
+round once more: what that does to the answers is told in steps and in top-1 agreement.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datafree.export.stored import as_stored
+from datafree.graph import ModelGraph
+from datafree.graph.operators import kind
+from datafree.nn import Quantizer
+from datafree.run import Run, write_atomic
+from datafree.spec import InputSpec
+
+_COARSE = 5
+"""Side of the random grid that smooth inputs are interpolated from: a few bumps an image, as in pictures of things."""
+
+
+def parity(
+    graph: ModelGraph, path: str | Path, run: Run | None = None, *, count: int = 16, batch: int = 8
+) -> dict[str, Any]:
+    """Compare an exported file with its graph on `count` inputs that are drawn, not photographed.
+
+    Returns plain data, and writes it as `parity.json` beside the file:
+        step: the last activation quantizer's scale; for float activations 1/255 of the largest logit
+        exporter_steps: greatest difference between the runtime, unoptimised, and the stored graph
+        graph_steps: greatest difference between the runtime, unoptimised, and the graph
+        optimised_steps: greatest difference between the runtime, fully optimised, and the graph
+        top1_agreement: percent of inputs on which the optimised runtime and the graph choose the same class
+        passed: exporter_steps <= 1
+    """
+    path = Path(path)
+    generator = (run or Run()).generator("parity")
+    x = parity_inputs(graph.inputs, count, generator)
+    stored = as_stored(graph).graph
+    with torch.no_grad():
+        wanted = torch.cat([graph(part) for part in x.split(batch)])
+        kept = torch.cat([stored(part) for part in x.split(batch)])
+    plain, fused = (_run(path, x, batch, optimised) for optimised in (False, True))
+    step = last_step(graph, wanted)
+    exporter_steps = float((plain - kept).abs().max()) / step
+    found = {
+        "inputs": f"{count} drawn inputs: half uniform noise, half smooth random fields, within the input's bounds",
+        "step": step,
+        "exporter_steps": exporter_steps,
+        "graph_steps": float((plain - wanted).abs().max()) / step,
+        "optimised_steps": float((fused - wanted).abs().max()) / step,
+        "top1_agreement": 100.0 * float((fused.argmax(1) == wanted.argmax(1)).float().mean()),
+        "passed": exporter_steps <= 1,
+    }
+    with write_atomic(path.with_name("parity.json")) as temporary:
+        temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if run is not None:
+        run.log("parity", **found)
+    return found
+
+
+def parity_inputs(inputs: InputSpec, count: int, generator: torch.Generator) -> Tensor:
+    """Half uniform noise, half smooth random fields (coarse noise, interpolated), within the input's bounds.
+
+    Noise excites every filter a little; smooth fields saturate activations as pictures do. Returns [count, C, H, W].
+    Ready features have no bounds: both halves are scaled to [-2, 2] there.
+    """
+    channels, *sides = inputs.shape
+    rough = torch.rand(count - count // 2, *inputs.shape, generator=generator)
+    coarse = torch.rand(count // 2, channels, *(min(_COARSE, side) for side in sides), generator=generator)
+    smooth = F.interpolate(coarse, size=tuple(sides), mode="bilinear", align_corners=True)
+    low, high = inputs.bounds() if inputs.pixels else ((-2.0,) * channels, (2.0,) * channels)
+    floor, ceiling = (torch.tensor(bound).reshape(1, -1, 1, 1) for bound in (low, high))
+    return floor + (ceiling - floor) * torch.cat([rough, smooth])
+
+
+def last_step(graph: ModelGraph, logits: Tensor) -> float:
+    """What one step of the last quantized activation is worth; 1/255 of the largest logit where activations are
+    float.
+    """
+    step = None
+    for node in graph.module.graph.nodes:
+        if kind(node) == "quantizer" and graph.source(node) is None:
+            quantizer = graph.module.get_submodule(str(node.target))
+            assert isinstance(quantizer, Quantizer)
+            step = float(quantizer.scale.max())
+    return step if step is not None else max(float(logits.abs().max()) / 255, 1e-12)
+
+
+def _run(path: Path, x: Tensor, batch: int, optimised: bool) -> Tensor:
+    import onnxruntime
+
+    levels = onnxruntime.GraphOptimizationLevel
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    rows = [np.asarray(session.run(None, {"input": part.numpy()})[0]) for part in x.split(batch)]
+    return torch.from_numpy(np.concatenate(rows))
