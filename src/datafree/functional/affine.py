@@ -18,8 +18,8 @@ def qparams_from_range(low: Tensor, high: Tensor, scheme: Scheme, axis: int = 0)
 
     low, high: [] or [C], low <= high
 
-    Jacob et al. 2018 (1712.05877), section 2.1: s = (high - low) / (qmax - qmin), z = qmin - low / s, rounded so that 0 is exact.
-    Raises ValueError when a bound is not finite.
+    Jacob et al. 2018 (1712.05877), section 2.1: s = (high - low) / (qmax - qmin), z = qmin - low / s, rounded so that
+    0 is exact. Raises ValueError when a bound is not finite.
     """
     if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
         raise ValueError("range bounds must be finite")

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 from datafree.graph.model_graph import ModelGraph
-from datafree.graph.operators import kind
 from datafree.graph.place import quantizers, weight_nodes
 
 
@@ -35,7 +34,10 @@ def cost(graph: ModelGraph) -> Cost:
     """Count parameters (BatchNorm statistics included), multiply-accumulates of layers, and bytes."""
     shapes = graph.shapes(batch=1)
     nodes, by_node = graph.nodes, quantizers(graph)
-    stored = {name: by_node[node.name].scheme.bits if node.name in by_node else 32 for name, node in weight_nodes(graph).items()}
+    stored = {
+        name: by_node[node.name].scheme.bits if node.name in by_node else 32
+        for name, node in weight_nodes(graph).items()
+    }
     rows, seen = [], set()
     for layer in graph.layers:
         weight = graph.tensor(layer.weight)

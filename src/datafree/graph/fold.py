@@ -33,9 +33,9 @@ def gaussian_of(graph: ModelGraph, norm: BatchNorm) -> tuple[Tensor, Tensor]:
 def fold_batchnorm(graph: ModelGraph) -> ModelGraph:
     """A copy in which every BatchNorm that directly follows a layer is folded into it.
 
-    A BatchNorm with no layer of its own before it (pre-activation networks, after a concat or an add) becomes a per-channel
-    multiply and add only if no layer can take it; it is left as it is. The Gaussians the folded BatchNorms told of are kept in
-    `anchors`, under the name of the layer's node, which now carries the BatchNorm's output.
+    A BatchNorm with no layer of its own before it (pre-activation networks, after a concat or an add) is left as
+    it is. The Gaussians the folded BatchNorms told of are kept in `anchors`, under the name of the layer's node, which
+    now carries the BatchNorm's output.
     """
     graph = graph.copy()
     nodes = graph.nodes
@@ -45,7 +45,7 @@ def fold_batchnorm(graph: ModelGraph) -> ModelGraph:
         if kind(source) not in LAYERS or len(source.users) != 1:
             continue
         layer = next((layer for layer in graph.layers if layer.node == source.name), None)
-        if layer is None or weights.count(layer.weight) > 1:  # a shared weight serves several BatchNorms: it cannot hold one
+        if layer is None or weights.count(layer.weight) > 1:  # a shared weight serves several BatchNorms, and holds none
             continue
         graph.anchors[source.name] = gaussian_of(graph, norm)
         a, b = affine_of(graph, norm)
@@ -66,7 +66,7 @@ def fold_batchnorm(graph: ModelGraph) -> ModelGraph:
 
 
 def set_bias(graph: ModelGraph, node: fx.Node, bias: Tensor) -> str:
-    """Give a layer's node this bias [O], making a stored tensor beside its weight if it had none. Returns the bias's name."""
+    """Give a layer's node this bias [O], in a new tensor beside its weight if it had none. Returns the bias's name."""
     name = graph.source(node.args[2]) if len(node.args) > 2 else graph.source(node.kwargs.get("bias"))
     if name is not None:
         graph.set_tensor(name, bias)

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from datafree.graph.operators import LAYERS, kind
@@ -56,11 +55,11 @@ class ModelGraph:
     module: the executable graph; its parameters and buffers keep the names of the user's model
     inputs: what it eats
     kept: rows of the teacher's parameters that a pruned graph still holds: (name, dim) -> sorted indices
-    anchors: for every node whose per-channel Gaussian (mean, std) is known exactly (a BatchNorm's output, also after folding):
-        node name -> (mean [C], std [C])
+    anchors: for every node whose per-channel Gaussian (mean, std) is known exactly (a BatchNorm's output, also after
+        folding): node name -> (mean [C], std [C])
 
-    Verbs (`fold_batchnorm`, `prune`, `quantize` ...) take a graph and return another; `set_tensor` and surgery on `module`
-    are for the copy you own.
+    Verbs (`fold_batchnorm`, `prune`, `quantize` ...) take a graph and return another; `set_tensor` and surgery on
+    `module` are for the copy you own.
     """
 
     module: fx.GraphModule
@@ -101,7 +100,8 @@ class ModelGraph:
             what = kind(node)
             if what not in LAYERS:
                 continue
-            weight, bias = self.source(node.args[1]), self.source(node.args[2] if len(node.args) > 2 else node.kwargs.get("bias"))
+            weight = self.source(node.args[1])
+            bias = self.source(node.args[2] if len(node.args) > 2 else node.kwargs.get("bias"))
             if weight is not None:
                 found.append(Layer(node.name, path_of(node), what, weight, bias, groups_of(node)))
         return found
@@ -113,11 +113,10 @@ class ModelGraph:
         for node in self.module.graph.nodes:
             if kind(node) == "batch_norm":
                 x, weight, bias, mean, var = node.args[:5]
-                names = [self.source(value) for value in (weight, bias, mean, var)]
-                if names[2] is not None and names[3] is not None:
-                    found.append(
-                        BatchNorm(node.name, path_of(node), x.name, names[0], names[1], names[2], names[3], float(node.args[7]))
-                    )
+                gamma, beta, mean, var = (self.source(value) for value in (weight, bias, mean, var))
+                if mean is not None and var is not None:
+                    epsilon = float(node.args[7])
+                    found.append(BatchNorm(node.name, path_of(node), x.name, gamma, beta, mean, var, epsilon))
         return found
 
     def source(self, value: Any) -> str | None:
@@ -219,8 +218,13 @@ def groups_of(node: fx.Node) -> int:
     """`groups` of a convolution node; 1 for a linear."""
     if kind(node) == "linear":
         return 1
-    # Convolutions and their transposes keep groups at the same place: x, weight, bias, stride, padding, dilation|output_padding.
+    # Convolutions and their transposes keep groups at the same place: x, weight, bias, stride, padding,
+    # dilation|output_padding.
     value = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
     if not isinstance(value, int):
-        raise Refusal(f"{node.name} cannot be read", why="its groups are computed at run time", remedy="export with constant groups")
+        raise Refusal(
+            f"{node.name} cannot be read",
+            why="its groups are computed at run time",
+            remedy="export with constant groups",
+        )
     return value

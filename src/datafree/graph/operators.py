@@ -8,7 +8,8 @@ from torch import fx
 aten = torch.ops.aten
 
 _KINDS = {
-    "conv": ("conv2d.default", "conv2d.padding", "conv1d.default", "conv1d.padding", "conv3d.default", "conv3d.padding"),
+    "conv": ("conv2d.default", "conv2d.padding", "conv1d.default", "conv1d.padding", "conv3d.default",
+             "conv3d.padding"),
     "conv_transpose": ("conv_transpose2d.input", "conv_transpose1d.default", "conv_transpose3d.input"),
     "linear": ("linear.default",),
     "batch_norm": ("batch_norm.default",),
@@ -46,8 +47,10 @@ _KINDS = {
     "slice": ("slice.Tensor", "select.int", "chunk.default", "split.Tensor", "split_with_sizes.default", "unbind.int",
               "narrow.default", "index.Tensor"),
     "pad": ("pad.default", "constant_pad_nd.default"),
-    "resize": ("upsample_nearest2d.vec", "upsample_bilinear2d.vec", "upsample_bicubic2d.vec", "upsample_nearest2d.default"),
-    "identity": ("dropout.default", "dropout_.default", "alias.default", "clone.default", "detach.default", "feature_dropout.default"),
+    "resize": ("upsample_nearest2d.vec", "upsample_bilinear2d.vec", "upsample_bicubic2d.vec",
+               "upsample_nearest2d.default"),
+    "identity": ("dropout.default", "dropout_.default", "alias.default", "clone.default", "detach.default",
+                 "feature_dropout.default"),
 }  # fmt: skip
 
 

@@ -32,8 +32,9 @@ class Site:
 def activation_sites(graph: ModelGraph, target: Target) -> list[Site]:
     """Activation edges that `target` quantizes, in execution order.
 
-    An edge is quantized when a quantized operator reads it, or when such an operator (with what it absorbs) produced it. An
-    operator the target absorbs (ReLU) leaves no quantizer before itself. Network outputs and constants stay in float.
+    An edge is quantized when a quantized operator reads it, or when such an operator (with what it absorbs) produced
+    it. An operator the target absorbs (ReLU) leaves no quantizer before itself. Network outputs and constants stay in
+    float.
     """
     floating = {name for name, value in _values(graph).items() if value.is_floating_point()}
     sites: list[Site] = []

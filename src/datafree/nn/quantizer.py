@@ -11,8 +11,8 @@ from datafree.spec import QParams, Scheme
 class Quantizer(nn.Module):
     """Fake quantization of one edge: forward rounds to the grid and passes gradients straight through inside the range.
 
-    scale: [] or [C] float32; zero_point: same shape, int32. The forward is PyTorch's own `fake_quantize`, so a saved graph
-    loads without `datafree`.
+    scale: [] or [C] float32; zero_point: same shape, int32. The forward is PyTorch's own `fake_quantize`, so a saved
+    graph loads without `datafree`.
     """
 
     scale: Tensor

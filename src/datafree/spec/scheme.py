@@ -31,7 +31,9 @@ class Scheme:
         if self.granularity not in ("tensor", "channel"):
             raise ValueError(f"granularity must be 'tensor' or 'channel', got {self.granularity!r}")
         if self.symmetric and not self.signed:
-            raise ValueError("a symmetric grid is signed; for values that are never negative use signed=False, symmetric=False")
+            raise ValueError(
+                "a symmetric grid is signed; for values that are never negative use signed=False, symmetric=False"
+            )
 
     @property
     def qmin(self) -> int:
@@ -63,7 +65,9 @@ class QParams:
 
     def __post_init__(self) -> None:
         if self.scale.shape != self.zero_point.shape:
-            raise ValueError(f"scale {tuple(self.scale.shape)} and zero_point {tuple(self.zero_point.shape)} differ in shape")
+            raise ValueError(
+                f"scale {tuple(self.scale.shape)} and zero_point {tuple(self.zero_point.shape)} differ in shape"
+            )
         if not bool((self.scale > 0).all()) or not bool(self.scale.isfinite().all()):
             raise ValueError("scales must be positive and finite")
 

@@ -46,6 +46,6 @@ LAYER_INPUTS = Target(
     activations=Scheme(bits=8),
     quantized=_LAYERS | {"conv_transpose"},
 )
-"""The papers' protocol: asymmetric per-channel weights, one activation quantizer on the input of every layer, adds in float."""
+"""The papers' protocol: asymmetric per-channel weights, a quantizer on the input of every layer, adds in float."""
 
 TARGETS = {target.name: target for target in (ONNXRUNTIME, LAYER_INPUTS)}
