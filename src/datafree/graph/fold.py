@@ -45,7 +45,7 @@ def fold_batchnorm(graph: ModelGraph) -> ModelGraph:
         if kind(source) not in LAYERS or len(source.users) != 1:
             continue
         layer = next((layer for layer in graph.layers if layer.node == source.name), None)
-        if layer is None or weights.count(layer.weight) > 1:  # a shared weight serves several BatchNorms, and holds none
+        if layer is None or weights.count(layer.weight) > 1:  # a shared weight can hold no BatchNorm
             continue
         graph.anchors[source.name] = gaussian_of(graph, norm)
         a, b = affine_of(graph, norm)
