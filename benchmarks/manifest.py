@@ -23,9 +23,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from benchmarks.provenance import provenance
 from datafree.evaluate import Dataset, evaluate, open_dataset
 from datafree.evaluate.pictures import open_npz
 from datafree.graph import ModelGraph
+from datafree.run import write_atomic
 from datafree.spec import InputSpec
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -128,31 +130,29 @@ def main() -> None:
     """Measure every network in floating point on all its test pictures."""
     torch.set_num_threads(1)
     path = REPOSITORY / "benchmarks" / "results" / "fp32.csv"
-    with open(path, "w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["network", "images", "top1", "top5", "standard_error", "published_top1", "seconds"])
-        for name in NETWORKS:
-            entry = load(name)
-            start = time.perf_counter()
-            found = evaluate(entry.graph, entry.dataset)
-            seconds = time.perf_counter() - start
-            top5 = "" if found.top5 is None else f"{found.top5:.2f}"
-            table.writerow(
-                [
-                    name,
-                    found.count,
-                    f"{found.top1:.2f}",
-                    top5,
-                    f"{found.standard_error:.2f}",
-                    entry.published,
-                    f"{seconds:.1f}",
-                ]
-            )
-            file.flush()
-            print(
-                f"{name:28} {found.top1:6.2f}  published {entry.published:6.2f}  {found.count} images  {seconds:.1f} s",
-                flush=True,
-            )
+    rows = []
+    for name in NETWORKS:
+        entry = load(name)
+        start = time.perf_counter()
+        found = evaluate(entry.graph, entry.dataset)
+        seconds = time.perf_counter() - start
+        row = {
+            "network": name,
+            "protocol": "fp32, all test images",
+            "images": found.count,
+            "top1": f"{found.top1:.2f}",
+            "top5": "" if found.top5 is None else f"{found.top5:.2f}",
+            "standard_error": f"{found.standard_error:.2f}",
+            "published_top1": f"{entry.published:.2f}",
+            "seconds": f"{seconds:.1f}",
+            **provenance(),
+        }
+        rows.append(row)
+        print(f"{name:28} {row['top1']:>6}  published {row['published_top1']}  {seconds:.1f} s", flush=True)
+    with write_atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
 
 
 if __name__ == "__main__":
