@@ -1,7 +1,7 @@
 """Toy networks, each with one difficulty. `ZOO[name]()` gives a network in evaluation mode and what it eats.
 
-Weights are random but seeded; BatchNorm statistics and affine parameters are drawn too (some scales are negative, one is
-zero), so that a law that holds here holds for more than freshly initialised networks.
+Weights are random but seeded; BatchNorm statistics and affine parameters are drawn too (some scales are negative, one
+is zero), so that a law that holds here holds for more than freshly initialised networks.
 """
 
 from __future__ import annotations
@@ -294,7 +294,7 @@ class TinyViT(nn.Module):
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw every parameter and statistic anew: scales of both signs, the first zero. Returns the model, in evaluation mode."""
+    """Draw every parameter and statistic: scales of both signs, the first zero. Returns the model, evaluating."""
     draw = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

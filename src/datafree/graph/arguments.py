@@ -34,13 +34,13 @@ def bind(node: fx.Node) -> dict[str, Any]:
 def rebind(node: fx.Node, **changes: Any) -> None:
     """Write arguments by name, where they stand: in place when given by position, as keywords otherwise."""
     args, kwargs = list(node.args), dict(node.kwargs)
-    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-    keyword_only = {argument.name for argument in node.target._schema.arguments if argument.kwarg_only}  # type: ignore[union-attr]
+    schema = getattr(node.target, "_schema").arguments  # noqa: B009
+    places = {argument.name: place for place, argument in enumerate(schema) if not argument.kwarg_only}
     for name, value in changes.items():
-        position = names.index(name)
-        if position < len(args):
-            args[position] = value
-        elif position == len(args) and name not in keyword_only and name not in kwargs:
+        place = places.get(name, len(args) + 1)
+        if place < len(args):
+            args[place] = value
+        elif place == len(args) and name not in kwargs:
             args.append(value)
         else:
             kwargs[name] = value

@@ -1,7 +1,7 @@
 """Channel groups: which rows of which stored tensors live and die together.
 
-The graph is wired (see `wires`), tied wires are counted as one channel, and channels that own rows of the same tensors in the same
-number form a group. Within a group every channel can go or stay by itself; between groups too.
+The graph is wired (see `wires`), tied wires are counted as one channel, and channels that own rows of the same tensors
+in the same number form a group. Within a group every channel can go or stay by itself; between groups too.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ class Slice:
     """Rows of a stored tensor that belong to a group's channels.
 
     name, dim: the stored tensor and the dimension its rows lie along
-    index: rows of each of the group's C channels, [C, k]; k > 1 where one channel owns several (a flatten head, attention heads,
-        the groups of a grouped convolution)
-    role: 'makes' (a layer's output rows), 'reads' (a layer's input columns), 'rides' (biases, BatchNorm, depthwise filters ...)
+    index: rows of each of the group's C channels, [C, k]; k > 1 where one channel owns several (a flatten head,
+        attention heads, the groups of a grouped convolution)
+    role: 'makes' (a layer's output rows), 'reads' (a layer's input columns), 'rides' (biases, BatchNorm, depthwise
+        filters ...)
     """
 
     name: str
@@ -41,7 +42,6 @@ class ChannelGroup:
     size: number of channels C
     fixed: why none of them can be cut; None when they can
     coupled: several layers' outputs are added into these channels (residual streams)
-    contracted: a product of two activations sums over them (queries and keys)
     """
 
     name: str
@@ -49,7 +49,6 @@ class ChannelGroup:
     size: int
     fixed: str | None = None
     coupled: bool = False
-    contracted: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,8 @@ class ChannelMap:
     """Which group's which channel lies where.
 
     groups: all of them; wiring: the walked graph
-    group, channel: for every wire, the place of its group in `groups` and of its channel in the group; -1 where it has none
+    group, channel: for every wire, the place of its group in `groups` and of its channel in the group; -1 where it has
+        none
     """
 
     groups: list[ChannelGroup]
@@ -66,7 +66,7 @@ class ChannelMap:
     channel: Tensor
 
     def at(self, node: str, dim: int = 1) -> tuple[Tensor, Tensor] | None:
-        """Group and channel of every position of a node's value along `dim`, both [size], -1 where none; None without channels."""
+        """Group and channel of every position along `dim` of a node's value, each [size], -1 where none; else None."""
         axes = self.wiring.axes.get(node)
         return self._look(axes[dim]) if isinstance(axes, dict) and dim in axes else None
 
@@ -85,7 +85,7 @@ def channel_groups(graph: ModelGraph) -> list[ChannelGroup]:
 
 
 def channels_at(graph: ModelGraph) -> dict[str, dict[int, tuple[Tensor, Tensor]]]:
-    """For every node, for every dimension that carries channels: group (its place in `channel_groups`) and channel per position."""
+    """node -> dim -> (group, channel) of every position; group is the place in `channel_groups`, -1 where none."""
     found = channel_map(graph)
     dims = {node: list(axes) for node, axes in found.wiring.axes.items() if isinstance(axes, dict) and axes}
     return {node: {dim: found._look(found.wiring.axes[node][dim]) for dim in axes} for node, axes in dims.items()}
@@ -100,8 +100,10 @@ def channel_map(graph: ModelGraph) -> ChannelMap:
     reason = torch.zeros(count, dtype=torch.long)
     for wires, why in reversed(wiring.fixes):  # the first reason found is the one reported
         reason[channel[wires]] = reasons.index(why)
-    coupled, contracted = _marked(wiring.summed, channel, count), _marked(wiring.contracted, channel, count)
-    kinds = _kinds(wiring, channel, [reason, coupled.long(), contracted.long()])
+    coupled = torch.zeros(count, dtype=torch.bool)
+    if wiring.summed:
+        coupled[channel[torch.cat(wiring.summed)]] = True
+    kinds = _kinds(wiring, channel, torch.stack([reason, coupled.long()], 1))
 
     makers = _first_maker(wiring, channel, count)  # [count], place in wiring.makers or its length
     listed = kinds[makers < len(wiring.makers)].unique()
@@ -116,23 +118,19 @@ def channel_map(graph: ModelGraph) -> ChannelMap:
         name = path if taken[path] == 1 else f"{path}#{taken[path]}"
         fixed = reasons[int(reason[member])] or ("it is the only channel" if size == 1 else None)
         group_of_kind[kind] = len(groups)
-        groups.append(ChannelGroup(name, tuple(slices[kind]), size, fixed, bool(coupled[member]), bool(contracted[member])))
+        groups.append(ChannelGroup(name, tuple(slices[kind]), size, fixed, bool(coupled[member])))
     group = group_of_kind[kinds] if count else kinds
     position[group < 0] = -1
     return ChannelMap(groups, wiring, group[channel], position[channel])
 
 
-def _marked(wires: list[Tensor], channel: Tensor, count: int) -> Tensor:
-    marks = torch.zeros(count, dtype=torch.bool)
-    if wires:
-        marks[channel[torch.cat(wires)]] = True
-    return marks
+def _kinds(wiring: Wiring, channel: Tensor, marks: Tensor) -> Tensor:
+    """Number the channels: two get the same number exactly when they own equally many rows of the same tensors, and
+    have the same marks. marks: [channels, any] -> [channels]
 
-
-def _kinds(wiring: Wiring, channel: Tensor, marks: list[Tensor]) -> Tensor:
-    """Number the channels so that two have the same number exactly when they own equally many rows of the same tensors and the same
-    marks. Partition refinement: every tensor splits the kinds found so far. [channels]"""
-    kinds = torch.stack(marks, 1).unique(dim=0, return_inverse=True)[1] if marks[0].numel() else marks[0]
+    Partition refinement: every tensor splits the kinds found so far.
+    """
+    kinds = marks.unique(dim=0, return_inverse=True)[1]
     top = int(kinds.max()) + 1 if kinds.numel() else 0
     for wires in wiring.rows.values():
         owners, counts = channel[wires].unique(return_counts=True)
@@ -153,7 +151,7 @@ def _first_maker(wiring: Wiring, channel: Tensor, count: int) -> Tensor:
 
 
 def _ordered(kinds: Tensor, makers: Tensor, listed: Tensor) -> tuple[list[tuple[int, int, int, int]], Tensor]:
-    """Listed kinds as (kind, first maker, size, one channel) in order of their makers, and every channel's place within its kind."""
+    """Listed kinds as (kind, first maker, size, one channel), in order; and every channel's place in its kind."""
     by_kind = kinds.argsort(stable=True)
     sizes = torch.bincount(kinds) if kinds.numel() else kinds
     starts = sizes.cumsum(0) - sizes

@@ -1,7 +1,8 @@
 """Weights that the network computes from stored tensors (standardised convolutions) are computed once, at the door.
 
-A weight must be a stored tensor to be pruned, folded or quantized, and standardising it again after channels were removed would give
-another network. The stored weight is replaced by what the layer really uses; outputs do not change by a bit.
+A weight must be a stored tensor to be pruned, folded or quantized, and standardising it again after channels were
+removed would give another network. The stored weight is replaced by what the layer really uses; outputs do not change
+by a bit.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from datafree.graph.operators import LAYERS, kind
 def store_computed_weights(module: fx.GraphModule) -> None:
     """Replace every layer weight that depends on stored tensors only by its value, in place.
 
-    The value takes the name of the stored tensor of its shape that nothing else reads; a weight that has none stays computed.
+    The value takes the name of the stored tensor of its shape that nothing else reads; a weight that has none stays
+    computed.
     """
     for layer in list(module.graph.nodes):
         if kind(layer) not in LAYERS or not isinstance(layer.args[1], fx.Node) or layer.args[1].op != "call_function":
@@ -25,7 +27,10 @@ def store_computed_weights(module: fx.GraphModule) -> None:
             continue
         value = _evaluate(module, cone)
         inside = {*cone, layer}
-        stored = next((n for n in cone if n.op == "get_attr" and set(n.users) <= inside and _shape(module, n) == value.shape), None)
+        stored = next(
+            (n for n in cone if n.op == "get_attr" and set(n.users) <= inside and _shape(module, n) == value.shape),
+            None,
+        )
         if stored is None:
             continue
         owner, _, leaf = str(stored.target).rpartition(".")
@@ -33,7 +38,9 @@ def store_computed_weights(module: fx.GraphModule) -> None:
         layer.args = (layer.args[0], stored, *layer.args[2:])
         module.graph.eliminate_dead_code()
     used = {str(n.target) for n in module.graph.nodes if n.op == "get_attr"}
-    for name in {name for name, _ in module.named_parameters(remove_duplicate=False)} - used:  # gains of standardised weights
+    for name in {
+        name for name, _ in module.named_parameters(remove_duplicate=False)
+    } - used:  # gains of standardised weights
         owner, _, leaf = name.rpartition(".")
         delattr(module.get_submodule(owner), leaf)
     module.delete_all_unused_submodules()

@@ -1,4 +1,4 @@
-"""Numbers written into the graph that carry a channel count: `groups`, sizes of views and splits, bounds of slices, pads."""
+"""Numbers written into the graph that count channels: `groups`, sizes of views and splits, bounds, pads."""
 
 from __future__ import annotations
 

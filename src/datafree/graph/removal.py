@@ -19,8 +19,9 @@ def remove_channels(graph: ModelGraph, removed: Mapping[str, Tensor]) -> ModelGr
 
     removed: group name -> which of its C channels go, as places (int64 [n]) or as a mask (bool [C])
 
-    `kept` then says which rows of the teacher's tensors are left, and `anchors` follow. Raises ValueError for unknown groups or
-    places, Refusal for groups that cannot be cut and for a request that would leave a group or a branch without channels.
+    `kept` then says which rows of the teacher's tensors are left, and `anchors` follow. Raises ValueError for unknown
+    groups or places, Refusal for groups that cannot be cut and for a request that would leave a group or a branch
+    without channels.
     """
     found = channel_map(graph)
     gone = _requested(found, removed)
@@ -47,40 +48,52 @@ def remove_channels(graph: ModelGraph, removed: Mapping[str, Tensor]) -> ModelGr
             rows = (~dead[wires]).nonzero().squeeze(1)
             tensor = graph.tensor(name)
             graph.set_tensor(name, tensor.index_select(dim, rows.to(tensor.device)))
-            before = graph.kept.get((name, dim))
-            graph.kept[name, dim] = rows if before is None else before[rows]
+            graph.kept[name, dim] = graph.kept[name, dim][rows] if (name, dim) in graph.kept else rows
     for node, (mean, std) in list(graph.anchors.items()):
-        wires = found.wiring.axes[node].get(1) if isinstance(found.wiring.axes.get(node), dict) else None
-        if wires is not None and bool(dead[wires].any()):
-            graph.anchors[node] = (mean[~dead[wires]], std[~dead[wires]])
+        axes = found.wiring.axes.get(node)
+        if isinstance(axes, dict) and 1 in axes:
+            alive = ~dead[axes[1]].to(mean.device)
+            graph.anchors[node] = (mean[alive], std[alive])
     graph.clean()
     _check(graph, predicted)
     return graph
 
 
 def silence_channels(graph: ModelGraph, removed: Mapping[str, Tensor]) -> ModelGraph:
-    """A copy of the same shape that computes what `remove_channels` would: nobody reads these channels any more.
+    """A copy that keeps its shapes and computes what `remove_channels` would: nobody reads these channels any more.
 
-    The columns that read them become zero, so what an activation makes of zero (sigmoid: 1/2) does not matter. Where no column reads
-    them but a product of two activations does (queries and keys), the rows that make them become zero.
+    The columns that read them become zero, so what an activation makes of zero (sigmoid: 1/2) does not matter. Where no
+    column reads them but a product of two activations does (queries and keys), a mask is put before the product.
     """
     found = channel_map(graph)
     gone = _requested(found, removed)
+    dead = _dead_wires(found, gone)
     graph = graph.copy()
-    variances = {norm.running_var for norm in graph.batchnorms}
-    for group in found.groups:
-        if group.name not in gone:
+    for (name, dim), wires in found.wiring.rows.items():
+        if found.wiring.roles.get((name, dim)) == "reads" and bool(dead[wires].any()):
+            tensor = graph.tensor(name)
+            graph.set_tensor(name, tensor.index_fill(dim, dead[wires].nonzero().squeeze(1).to(tensor.device), 0.0))
+    nodes = graph.nodes
+    for product, operand, dim in found.wiring.contractions:
+        alive = ~dead[found.wiring.axes[operand][dim]]
+        if bool(alive.all()):
             continue
-        for part in group.slices:
-            if part.role == "reads" or (group.contracted and part.name not in variances):
-                rows = part.index[gone[group.name]].flatten()
-                tensor = graph.tensor(part.name)
-                graph.set_tensor(part.name, tensor.index_fill(part.dim, rows.to(tensor.device), 0.0))
+        name, shape = f"{product}_mask", [1] * len(found.wiring.values[operand].shape)
+        shape[dim] = -1
+        like = next(graph.module.parameters())
+        graph.set_tensor(name, alive.reshape(shape).to(like))
+        with graph.module.graph.inserting_before(nodes[product]):
+            mask = graph.module.graph.get_attr(name)
+            masked = graph.module.graph.call_function(torch.ops.aten.mul.Tensor, (nodes[operand], mask))
+        mask.meta["val"], masked.meta = graph.tensor(name), dict(nodes[operand].meta)
+        nodes[product].replace_input_with(nodes[operand], masked)
+    graph.clean()
     return graph
 
 
 def round_width(size: int, keep: int, multiple: int) -> int:
-    """How many of `size` channels to keep so that the width is a multiple: the multiple nearest to `keep`, upwards when two are.
+    """How many of `size` channels to keep so that the width is a multiple: the multiple nearest to `keep`, upwards when
+    two are.
 
     At least one multiple is kept and at most `size`; a group smaller than the multiple keeps all it has.
     """
@@ -141,5 +154,5 @@ def _check(graph: ModelGraph, predicted: Mapping[str, list[int]]) -> None:
     """The result runs, and every node has the shape the wires say."""
     values = meta_values(graph.module, (2, *graph.inputs.shape))
     for name, shape in predicted.items():
-        if name in values and name in graph.nodes:
+        if name in values:
             assert list(values[name].shape) == shape, f"{name}: {list(values[name].shape)} instead of {shape}"

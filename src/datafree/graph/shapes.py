@@ -1,4 +1,4 @@
-"""What every node of a graph would hold, without computing a number: the graph runs on tensors that have shapes only."""
+"""What every node would hold, without computing a number: the graph runs on tensors that have shapes only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map
 
 
 def meta_values(module: fx.GraphModule, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Value of every node for one input of the given shape [N, C, H, W]: tensors on the meta device, numbers as they are."""
+    """Value of every node for an input of this shape [N, C, H, W]: tensors on the meta device, numbers as they are."""
     runner = _MetaRunner(module)
     stored = [*module.parameters(), *module.buffers()]
     dtype = next((tensor.dtype for tensor in stored if tensor.is_floating_point()), torch.float32)

@@ -1,9 +1,10 @@
 """Wires: one integer for every channel that could live or die.
 
-Every row of every stored tensor, along each of its dimensions, is a wire of its own. Running the graph symbolically *ties* wires
-that must live and die together (a convolution's input channel i and its weight's column i; both sides of a residual add) and
-*fixes* those that cannot be cut (channels that a LayerNorm averages over, the network's output). What an activation carries is
-`Axes`: for each dimension that carries channels, the wire of every position along it. Dimensions without an entry carry none.
+Every row of every stored tensor, along each of its dimensions, is a wire of its own. Running the graph symbolically
+*ties* wires that must live and die together (a convolution's input channel i and its weight's column i; both sides of a
+residual add) and *fixes* those that cannot be cut (channels that a LayerNorm averages over, the network's output). What
+an activation carries is `Axes`: for each dimension that carries channels, the wire of every position along it.
+Dimensions without an entry carry none.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Wiring:
     axes: node -> Axes, or a list of them for operators with several outputs
     shuffles: last node of a channel shuffle -> the permutation it stands for
     makers: (weight, dim) that make channels, in execution order
-    summed, contracted: wires added to others; wires that a product of two activations sums over
+    summed: wires added to others
+    contractions: (node, operand, dim): a product of two activations that sums over this dimension of its operand
     """
 
     module: fx.GraphModule
@@ -52,7 +54,7 @@ class Wiring:
     ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     fixes: list[tuple[Tensor, str]] = field(default_factory=list)
     summed: list[Tensor] = field(default_factory=list)
-    contracted: list[Tensor] = field(default_factory=list)
+    contractions: list[tuple[str, str, int]] = field(default_factory=list)
     count: int = 0
 
     def fresh(self, size: int) -> Tensor:
@@ -112,9 +114,11 @@ class Wiring:
 
 
 def components(count: int, a: Tensor, b: Tensor) -> Tensor:
-    """Connected components of `count` vertices under edges a[i] - b[i]: the smallest vertex of each one's component. [count]
+    """Connected components of `count` vertices under edges a[i] - b[i]: the smallest vertex of each one's component.
+    [count]
 
-    Every round hooks roots onto smaller neighbours and halves the paths, so the rounds grow with the logarithm of the longest chain.
+    Every round hooks roots onto smaller neighbours and halves the paths, so the rounds grow with the logarithm of the
+    longest chain.
     """
     label = torch.arange(count)
     while True:

@@ -1,7 +1,8 @@
 """What each operator does to wires: mixers make fresh ones, keepers pass them, binders tie two, movers rearrange them.
 
-A rule takes the wiring, the node and its arguments by name, and returns the Axes of the node's value (a list for several values).
-The key is the operator's bare name ('conv2d', 'add'). An operator without a rule fixes every channel it reads: safe, and reported.
+A rule takes the wiring, the node and its arguments by name, and returns the Axes of the node's value (a list for
+several values). The key is the operator's bare name ('conv2d', 'add'). An operator without a rule fixes every channel
+it reads: safe, and reported.
 """
 
 from __future__ import annotations

@@ -52,8 +52,9 @@ def prelu(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes:
 
 
 _BINDERS = (
-    "add sub rsub mul div pow maximum minimum where masked_fill atan2 remainder eq ne lt le gt ge logical_and logical_or lerp "
-    "addcmul addcdiv __and__ __or__"
-).split()
+    "add", "sub", "rsub", "mul", "div", "pow", "maximum", "minimum", "where", "masked_fill", "atan2", "remainder",
+    "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "lerp", "addcmul", "addcdiv", "__and__",
+    "__or__",
+)  # fmt: skip
 
 RULES = {**dict.fromkeys(_BINDERS, broadcast), "prelu": prelu}

@@ -7,28 +7,21 @@ from typing import Any
 from torch import fx
 
 from datafree.graph.arguments import op_name
+from datafree.graph.rules.binders import broadcast
 from datafree.graph.rules.mixers import keep_axes, ride
 from datafree.graph.wires import Axes, Wiring
 
 
-def elementwise(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes:
-    return dict(wiring.of(next(iter(args.values()))))
-
-
 def pool(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes:
-    """Runs over everything after the channels. [N, C, ...]"""
-    return _spatial(wiring, args, "a pool or resize runs over it")
-
-
-def _spatial(wiring: Wiring, args: dict[str, Any], reason: str) -> Axes:
+    """Pools and resizes run over everything after the channels. [N, C, ...]"""
     source = next(iter(args.values()))
     axes, ndim = wiring.of(source), len(wiring.shape(source))
-    keep_axes(wiring, axes, range(2, ndim), reason)
+    keep_axes(wiring, axes, range(2, ndim), f"{op_name(node)} runs over it")
     return {dim: wires for dim, wires in axes.items() if dim < 2}
 
 
 def batch_norm(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes:
-    """Statistics and affine parameters ride on dimension 1; with batch statistics the other dimensions are averaged over."""
+    """Statistics and affine parameters ride on dimension 1; batch statistics average over the others."""
     axes = wiring.of(args["input"])
     for name in ("weight", "bias", "running_mean", "running_var"):
         ride(wiring, args[name], 0, axes.get(1))
@@ -101,22 +94,31 @@ def nothing(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes:
 
 
 _ELEMENTWISE = (
-    "relu relu6 hardtanh clamp clamp_min clamp_max sigmoid hardsigmoid silu hardswish gelu leaky_relu tanh elu celu selu "
-    "softplus softsign log_sigmoid mish exp expm1 log log1p sqrt rsqrt abs neg sign erf square reciprocal sin cos floor ceil "
-    "round threshold dropout feature_dropout alpha_dropout alias clone detach detach_copy contiguous to _to_copy type_as float "
-    "double half lift_fresh_copy zeros_like ones_like full_like logical_not bitwise_not isnan nan_to_num"
-).split()
+    "relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "sigmoid", "hardsigmoid", "silu", "hardswish",
+    "gelu", "leaky_relu", "tanh", "elu", "celu", "selu", "softplus", "softsign", "log_sigmoid", "mish", "exp",
+    "expm1", "log", "log1p", "sqrt", "rsqrt", "abs", "neg", "sign", "erf", "square", "reciprocal", "sin", "cos",
+    "floor", "ceil", "round", "threshold", "dropout", "feature_dropout", "alpha_dropout", "alias", "clone",
+    "detach", "detach_copy", "contiguous", "to", "_to_copy", "type_as", "float", "double", "half",
+    "lift_fresh_copy", "zeros_like", "ones_like", "full_like", "logical_not", "bitwise_not", "isnan", "nan_to_num",
+)  # fmt: skip
 _POOLS = (
-    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
-    "adaptive_max_pool1d adaptive_max_pool2d lp_pool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d "
-    "_upsample_nearest_exact2d upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa upsample_linear1d "
-    "upsample_trilinear3d"
-).split()
-_REDUCTIONS = "mean sum prod amax amin var std logsumexp norm linalg_vector_norm argmax argmin any all".split()
-_NOTHING = "sym_size sym_numel zeros ones full arange empty new_zeros new_ones new_full scalar_tensor _assert_tensor_metadata".split()
+    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "lp_pool2d",
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact2d",
+    "upsample_bilinear2d", "_upsample_bilinear2d_aa", "upsample_bicubic2d", "_upsample_bicubic2d_aa",
+    "upsample_linear1d", "upsample_trilinear3d",
+)  # fmt: skip
+_REDUCTIONS = (
+    "mean", "sum", "prod", "amax", "amin", "var", "std", "logsumexp", "norm", "linalg_vector_norm", "argmax",
+    "argmin", "any", "all",
+)  # fmt: skip
+_NOTHING = (
+    "sym_size", "sym_numel", "zeros", "ones", "full", "arange", "empty", "new_zeros", "new_ones", "new_full",
+    "scalar_tensor", "_assert_tensor_metadata",
+)  # fmt: skip
 
 RULES = {
-    **dict.fromkeys(_ELEMENTWISE, elementwise),
+    **dict.fromkeys(_ELEMENTWISE, broadcast),
     **dict.fromkeys(_POOLS, pool),
     **dict.fromkeys(_REDUCTIONS, reduction),
     **dict.fromkeys(_NOTHING, nothing),

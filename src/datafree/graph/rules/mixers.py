@@ -90,48 +90,42 @@ def linear(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes:
 
 
 def matmul(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes:
-    """[..., n, k] @ [..., k, m]: k is summed over, n and m pass, the rest must agree."""
-    left, right = (args[key] for key in list(args)[:2])
+    """[..., n, k] @ [..., k, m]: k is summed over, n and m pass, products side by side keep their number."""
+    left, right = list(args.values())[:2]
     a, b, out = wiring.of(left), wiring.of(right), len(wiring.shape(node))
-    sides = [len(wiring.shape(side)) for side in (left, right)]
-    if min(sides) < 2:
+    rows, columns = len(wiring.shape(left)) - 2, len(wiring.shape(right)) - 1
+    if rows < 0 or columns < 1:
         for wires in [*a.values(), *b.values()]:
             wiring.fix(wires, "a product with a vector reads it")
         return {}
-    contract(wiring, a.get(sides[0] - 1), b.get(sides[1] - 2), "a product of activations sums over it")
-    axes = {}
-    if sides[0] - 2 in a:
-        axes[out - 2] = a[sides[0] - 2]
-    if sides[1] - 1 in b:
-        axes[out - 1] = b[sides[1] - 1]
-    for dim in range(out - 2):
-        batch = [axes_[dim - out + side] for axes_, side in ((a, sides[0]), (b, sides[1])) if dim - out + side in axes_]
-        for wires in batch:
-            wiring.fix(wires, "products run side by side over it")
-    return axes
+    contract(wiring, node, left, rows + 1, a.get(rows + 1), b.get(columns - 1))
+    keep_axes(wiring, a, range(rows), "products run side by side over it")
+    keep_axes(wiring, b, range(columns - 1), "products run side by side over it")
+    axes = {out - 2: a.get(rows), out - 1: b.get(columns)}
+    return {dim: wires for dim, wires in axes.items() if wires is not None}
 
 
 def attention(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes:
     """softmax(q k' scale) v: q and k [..., T, E] share E, the value's channels pass."""
     q, k, v = (wiring.of(args[name]) for name in ("query", "key", "value"))
     last = len(wiring.shape(node)) - 1
-    contract(wiring, q.get(last), k.get(last), "a product of activations sums over it")
-    for axes in (q, k, v, wiring.of(args["attn_mask"])):
-        for dim, wires in axes.items():
-            if dim != last or axes is wiring.of(args["attn_mask"]):
-                wiring.fix(wires, "attention treats it as position or head")
+    contract(wiring, node, args["query"], last, q.get(last), k.get(last))
+    for axes in (q, k, v):
+        keep_axes(wiring, axes, range(last), "attention treats it as position or head")
+    mask = wiring.of(args["attn_mask"])
+    keep_axes(wiring, mask, mask, "attention treats it as position or head")
     return {last: v[last]} if last in v else {}
 
 
-def contract(wiring: Wiring, a: Tensor | None, b: Tensor | None, reason: str) -> None:
-    """Two activations are summed over together: their channels pair off."""
+def contract(wiring: Wiring, node: fx.Node, left: Any, dim: int, a: Tensor | None, b: Tensor | None) -> None:
+    """Two activations are summed over together: wires a of `left` along `dim` pair off with the other's, b."""
     if a is not None and b is not None:
         wiring.tie(a, b)
-        wiring.contracted.append(a)
+        wiring.contractions.append((node.name, left.name, dim))
     else:
         for wires in (a, b):
             if wires is not None:
-                wiring.fix(wires, reason)
+                wiring.fix(wires, "a product of activations sums over it")
 
 
 def together(wiring: Wiring, wires: Tensor | None, groups: int) -> None:

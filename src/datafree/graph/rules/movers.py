@@ -1,8 +1,9 @@
-"""Movers rearrange positions: view, transpose, split, concat, pad ... Each is run, as it stands, on the positions of a channel axis.
+"""Movers rearrange positions: view, transpose, split, concat, pad ... Each is run, as it stands, on the positions of a
+channel axis.
 
-An integer tensor that numbers the channels along one dimension and is stretched (stride 0) over all others passes through the real
-operator; where each number comes out is where the channel went. No rule has to know what the operator does, and no memory is spent
-on the other dimensions unless the operator itself mixes them with the channels.
+An integer tensor that numbers the channels along one dimension and is stretched (stride 0) over all others passes
+through the real operator; where each number comes out is where the channel went. No rule has to know what the operator
+does, and no memory is spent on the other dimensions unless the operator itself mixes them with the channels.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ def settle(wiring: Wiring, axes: Axes, dim: int, wires: Tensor) -> None:
 def fold(wiring: Wiring, axes: Axes, value: Tensor, varying: list[int], wires: Tensor) -> None:
     """Channels came to lie along several dimensions (heads x head size, 3 x C): one of them stays prunable.
 
-    What is left must still be a box, so everything with the same index along the chosen dimension is tied. Chosen is the dimension
-    that leaves the most independent channels.
+    What is left must still be a box, so everything with the same index along the chosen dimension is tied. Chosen is
+    the dimension that leaves the most independent channels.
     """
     box = value[tuple(slice(None) if d in varying else 0 for d in range(value.ndim))]
     best: tuple[int, int, Tensor] | None = None
@@ -101,7 +102,8 @@ def fold(wiring: Wiring, axes: Axes, value: Tensor, varying: list[int], wires: T
 def find_shuffle(wiring: Wiring, node: fx.Node, source: fx.Node, dim: int, wires: Tensor) -> bool:
     """Whether `node` opens a chain of shape operators whose end is the source with its channels permuted.
 
-    If so the end gets the permuted wires and nothing is tied; removal replaces the chain by a gather when channels are gone.
+    If so the end gets the permuted wires and nothing is tied; removal replaces the chain by a gather when channels are
+    gone.
     """
     shape = wiring.shape(source)
     positions, chain = numbered(wires.numel(), shape, dim), []
@@ -124,7 +126,7 @@ def find_shuffle(wiring: Wiring, node: fx.Node, source: fx.Node, dim: int, wires
 
 
 def rigid(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Any:
-    """Movers whose literals cannot follow a removal: what they do along a channel dimension fixes it, elsewhere they move."""
+    """Movers whose literals cannot follow a removal: they fix the channels they move along, and move the rest."""
     source = next(iter(args.values()))
     axes, ndim = wiring.of(source), max(len(wiring.shape(source)), 1)
     dims = args.get("dims", args.get("dim", 0))
@@ -177,7 +179,7 @@ def stack(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes:
 
 
 def join(wiring: Wiring, parts: Any, dim: int | None, ndim: int) -> Axes:
-    """Parts side by side along `dim`; along every other dimension they are tied, or fixed where one carries no channels."""
+    """Parts side by side along `dim`; elsewhere they are tied, or fixed where one carries no channels."""
     axes: Axes = {}
     for d in range(ndim):
         found = [wiring.of(part).get(d) for part in parts]
@@ -202,7 +204,7 @@ def join(wiring: Wiring, parts: Any, dim: int | None, ndim: int) -> Axes:
 
 
 def pad(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes:
-    """Padding along a channel dimension makes channels nobody computes: wires without parameters, free to go with what they meet."""
+    """Padding among channels makes some that nobody computes: wires of no parameter that go with what they meet."""
     source, amounts = next(iter(args.values())), args["pad"]
     axes, ndim = dict(wiring.of(source)), len(wiring.shape(source))
     for place in range(len(amounts) // 2):
@@ -218,14 +220,15 @@ def pad(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes:
 
 def getitem(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes:
     """One of several outputs."""
-    values = wiring.axes.get(node.args[0].name)  # type: ignore[union-attr]
-    return values[node.args[1]] if isinstance(values, list) else {}  # type: ignore[index]
+    values = wiring.axes.get(node.args[0].name)
+    return values[node.args[1]] if isinstance(values, list) else {}
 
 
 _MOVERS = (
-    "view reshape _unsafe_view flatten unflatten squeeze unsqueeze permute transpose t numpy_T movedim expand expand_as view_as "
-    "reshape_as chunk split split_with_sizes flip repeat pixel_shuffle pixel_unshuffle ravel swapaxes"
-).split()
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t",
+    "numpy_T", "movedim", "expand", "expand_as", "view_as", "reshape_as", "chunk", "split", "split_with_sizes",
+    "flip", "repeat", "pixel_shuffle", "pixel_unshuffle", "ravel", "swapaxes",
+)  # fmt: skip
 
 RULES = {
     **dict.fromkeys(_MOVERS, move),
