@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from datafree.graph.model_graph import ModelGraph
+from datafree.graph.rules import wire
 from datafree.graph.shapes import meta_values
-from datafree.graph.wires import Wiring, wire
+from datafree.graph.wires import Wiring
 
 
 @dataclass(frozen=True)

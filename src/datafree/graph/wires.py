@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from datafree.graph.arguments import bind
-
 Axes = dict[int, Tensor]
 """dim -> wires [size of that dim], int64. Only dimensions longer than 1 carry wires."""
 
@@ -132,30 +130,3 @@ def components(count: int, a: Tensor, b: Tensor) -> Tensor:
             if torch.equal(shorter, label):
                 break
             label = shorter
-
-
-def wire(module: fx.GraphModule, values: dict[str, Any]) -> Wiring:
-    """Walk the graph once. values: what every node holds for a batch of two, see `shapes.meta_values`."""
-    from datafree.graph.rules import RULES, rule_name  # the rules build on this file
-
-    wiring = Wiring(module, values)
-    for node in module.graph.nodes:
-        if node.name in wiring.axes:  # inside a channel shuffle, already accounted for
-            continue
-        if node.op == "placeholder":
-            shape = wiring.shape(node)
-            wiring.axes[node.name] = {}
-            if len(shape) > 1 and shape[1] > 1:
-                wiring.axes[node.name] = {1: wiring.fresh(shape[1])}
-                wiring.fix(wiring.axes[node.name][1], "it is the network's input")
-        elif node.op == "get_attr":
-            held = values[node.name]
-            learned = isinstance(held, Tensor) and held.is_floating_point()
-            wiring.axes[node.name] = wiring.stored(str(node.target), tuple(held.shape)) if learned else {}
-        elif node.op == "output":
-            for source in node.all_input_nodes:
-                for wires in wiring.of(source).values():
-                    wiring.fix(wires, "it is the network's output")
-        else:
-            wiring.axes[node.name] = RULES[rule_name(node, wiring)](wiring, node, bind(node))
-    return wiring
