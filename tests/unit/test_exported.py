@@ -142,6 +142,7 @@ ATTACKS = {
     "legacy weights": extra_member("data/weights/model.pt"),
     "pickled weight": in_json("weights_config.json", '"use_pickle": false', '"use_pickle": true'),
     "evaluated expression": in_json("model.json", "Symbol(", "__import__('os').system('touch proof') or Symbol("),
+    "expression without end": in_json("model.json", "Symbol(", "9**9**9**9**9*Symbol("),
     "operator outside ATen": in_json("model.json", "torch.ops.aten.relu.default", "torch.hub.load"),
     "operator that maps files": in_json(
         "model.json", "torch.ops.aten.relu.default", "torch.ops.aten.from_file.default"

@@ -30,15 +30,13 @@ _MEMBERS = re.compile(
     r"|data/sample_inputs/model\.pt|archive_format|archive_version|version|byteorder|\.data/\w+|extra/[\w.\-/]+"
 )
 _NAME = re.compile(r"[A-Za-z0-9_.\-]*")
-_TARGET = re.compile(
-    r"torch\.ops\.(aten|quantized_decomposed|datafree)\.\w+\.\w+|_operator\.(add|sub|mul|floordiv|getitem|eq|ge|le|lt|gt)"
-)
+_TARGET = re.compile(r"torch\.ops\.aten\.\w+\.\w+|_operator\.(add|sub|mul|floordiv|getitem|eq|ge|le|lt|gt)")
 _FORBIDDEN_TARGET = re.compile(
     r"torch\.ops\.aten\.from_file\b.*"
 )  # maps a file of the user's into memory, or makes one
 _EXPRESSION = re.compile(
-    r"('[su]\d+'|\b(Symbol|Integer|Add|Mul|Pow|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|Max|Min|Eq|Ne|Le|Lt|Ge|Gt|positive|integer"
-    r"|nonnegative|True|False|evaluate|[su]?\d+)\b|[\s(),+\-*/=<>])*"
+    r"('[su]\d+'|\b(Symbol|Integer|Add|Mul|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|Max|Min|Eq|Ne|Le|Lt|Ge|Gt|positive|integer"
+    r"|nonnegative|True|False|evaluate|[su]?\d+)\b|[\s(),+\-/=<>]|\*(?!\*))*"  # no powers: 9**9**9 never ends
 )
 _NAME_KEYS = frozenset({"name", "parameter_name", "buffer_name", "tensor_constant_name", "fqn", "graph_name"})
 _REFUSED_KEYS = frozenset({"as_custom_obj", "as_graph", "as_operator", "custom_obj", "as_opaque_obj"})
@@ -80,7 +78,7 @@ def _vet(path: Path, data: bytes) -> None:
             if strange or len(set(names)) != len(names):
                 raise _hostile(path, f"the archive holds {strange[0] if strange else 'two members of one name'}")
             for name, member in zip(names, inside):
-                if member.endswith(".json"):
+                if member.endswith(".json") and not member.startswith("extra/"):  # extra files stay text
                     _vet_json(path, json.loads(archive.read(name)))
                 elif member.endswith(".pt") and archive.getinfo(name).file_size:
                     # torch falls back to full unpickling when this fails, so it must not fail
