@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from datafree.export.stored import Stored, quantizer_of
+from datafree.export.stored import Stored
 from datafree.graph import ModelGraph
+from datafree.graph.biases import quantizer_of
 from datafree.graph.operators import aten, kind
 from datafree.nn import Quantizer
 
@@ -20,7 +21,7 @@ DOMAIN = "datafree"
 
 @dataclass(frozen=True)
 class EdgeGrid:
-    """What stands behind one placeholder. finer: see `Stored`; 1 for activations."""
+    """What stands behind one placeholder. finer: see `Fit`; 1 for activations."""
 
     quantizer: Quantizer
     finer: int
@@ -50,7 +51,7 @@ def lower(stored: Stored) -> tuple[fx.GraphModule, list[EdgeGrid]]:
     """The module to translate, and the grids its `Edge` placeholders name by position. It cannot be run."""
     graph = stored.graph.copy()
     _means_to_global_pools(graph)
-    grids = _edges(graph, stored.finer)
+    grids = _edges(graph, stored.fit.finer)
     graph.module.graph.lint()
     graph.module.recompile()
     return graph.module, grids
@@ -86,7 +87,7 @@ def _pools_everything(node: fx.Node) -> bool:
     if value is None or value.ndim != 4:
         return False
     if node.target is aten.mean.dim:
-        return sorted(dim % 4 for dim in node.args[1]) == [2, 3]  # type: ignore[union-attr, operator]
+        return sorted(dim % 4 for dim in node.args[1]) == [2, 3]
     size = node.args[1]
     return (list(size) if isinstance(size, (list, tuple)) else [size]) in ([1], [1, 1])
 

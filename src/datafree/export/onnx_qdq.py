@@ -60,7 +60,7 @@ def export_onnx(
         "clipped_below_8_bits": placed.clipped,
         "weight_bits": placed.weights,
         "int32_biases": placed.biases,
-        "coarsened_channels": stored.coarsened,
+        "coarsened_channels": stored.fit.coarsened,
         "fusion": conformance(path, target),
     }
     if run is not None:

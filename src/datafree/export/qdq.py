@@ -85,7 +85,9 @@ class Emitter:
         name, transposed = str(source.name), _transposed(edge.outputs[0])
         weight = torch.from_numpy(np.array(_one(source.const_value).numpy()))
         packed = pack(weight, grid.quantizer, grid.finer)
-        nodes = self._unpacked(name, packed, transposed)
+        reader = transposed.outputs[0] if transposed is not None else edge.outputs[0]
+        integer = any(_multiplies_integers(node) and node.inputs[0] in self.input_scale for node, _ in reader.uses())
+        nodes = self._unpacked(name, packed, transposed is not None, integer)
         if transposed is None:
             self._replace(edge, nodes)
         else:
@@ -94,31 +96,48 @@ class Emitter:
         self.weight_scale[nodes[-1].outputs[0]] = packed.scale.numpy()
         self.placed.weights[name] = 4 if packed.nibbles else 8
 
-    def _unpacked(self, name: str, packed: Packed, transposed: ir.Node | None) -> list[ir.Node]:
-        """Nodes from the stored codes to the float weight; all but the last are folded when a session loads."""
+    def _unpacked(self, name: str, packed: Packed, transposed: bool, integer: bool) -> list[ir.Node]:
+        """Nodes from the stored codes to the float weight.
+
+        Where a runtime multiplies integers the last one is a DequantizeLinear, and those before it are folded when a
+        session loads. Elsewhere a DequantizeLinear would run in every call (ONNX Runtime never folds it); Cast, Sub and
+        Mul are folded into a float weight at load, which runs as fast as if it had been stored so.
+        """
         codes, axis = packed.codes, packed.axis
-        if transposed is not None:  # a linear layer on [N, T, D] reads its weight as [I, O]
+        if transposed:  # a linear layer on [N, T, D] reads its weight as [I, O]
             codes, axis = codes.T, 1 - axis
         shape = [-1 if dim == axis else 1 for dim in range(codes.ndim)]
+
+        def spread(value: Tensor) -> Tensor:
+            return value.reshape(shape) if value.ndim else value
+
         nodes: list[ir.Node] = []
-        if packed.nibbles:
-            value = self._nibbles(f"{name}.int4", codes)
-            nodes.append(_node("Cast", [value], f"{name}.int8", {"to": int(ir.DataType.INT8)}))
+        value = self._nibbles(f"{name}.int4", codes) if packed.nibbles else self._constant(f"{name}.int8", codes)
+
+        def then(operator: str, operand: ir.Value | None, suffix: str, attributes: dict | None = None) -> None:
+            nonlocal value
+            inputs = [value] if operand is None else [value, operand]
+            nodes.append(_node(operator, inputs, f"{name}.{suffix}", attributes))
             value = nodes[-1].outputs[0]
+
+        if not integer:
+            zero = packed.zero_point if packed.offset is None else packed.offset
+            then("Cast", None, "float", {"to": int(ir.DataType.FLOAT)})
+            if bool((zero != 0).any()):
+                then("Sub", self._constant(f"{name}.zero_point", spread(zero).float()), "centred")
+            then("Mul", self._constant(f"{name}.scale", spread(packed.scale * packed.factor)), "dequantized")
+            return nodes
+        if packed.nibbles:
+            then("Cast", None, "int8", {"to": int(ir.DataType.INT8)})
             if packed.offset is not None:
-                offset = packed.offset.reshape(shape) if packed.offset.ndim else packed.offset
-                nodes.append(_node("Sub", [value, self._constant(f"{name}.offset", offset)], f"{name}.centred"))
-                value = nodes[-1].outputs[0]
+                then("Sub", self._constant(f"{name}.offset", spread(packed.offset)), "centred")
             if packed.factor > 1:
-                factor = self._constant(f"times_{packed.factor}", torch.tensor(packed.factor, dtype=torch.int8))
-                nodes.append(_node("Mul", [value, factor], f"{name}.scaled"))
-                value = nodes[-1].outputs[0]
-        else:
-            value = self._constant(f"{name}.int8", codes)
+                factor = torch.tensor(packed.factor, dtype=torch.int8)
+                then("Mul", self._constant(f"times_{packed.factor}", factor), "scaled")
         scale = self._constant(f"{name}.scale", packed.scale)
-        zero = self._constant(f"{name}.zero_point", packed.zero_point)
+        zero_point = self._constant(f"{name}.zero_point", packed.zero_point)
         attributes = {"axis": axis} if packed.scale.ndim else {}
-        nodes.append(_node("DequantizeLinear", [value, scale, zero], f"{name}.dequantized", attributes))
+        nodes.append(_node("DequantizeLinear", [value, scale, zero_point], f"{name}.dequantized", attributes))
         return nodes
 
     def _bias(self, node: ir.Node) -> None:
@@ -163,6 +182,11 @@ class Emitter:
         self.graph.insert_before(old, nodes)
         ir.convenience.replace_all_uses_with(old.outputs[0], nodes[-1].outputs[0])
         self.graph.remove(old, safe=True)
+
+
+def _multiplies_integers(node: ir.Node) -> bool:
+    """Whether ONNX Runtime has an integer kernel for a layer. On CPUs it has none for ConvTranspose."""
+    return node.op_type in ("Conv", "Gemm", "MatMul")
 
 
 def _transposed(weight: ir.Value) -> ir.Node | None:
