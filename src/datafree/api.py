@@ -22,7 +22,7 @@ from datafree.evaluate.compare import compare
 from datafree.evaluate.latency import measure_latency
 from datafree.graph import ModelGraph
 from datafree.graph.doors import open_model
-from datafree.recipes.settings import build, describe, to_yaml
+from datafree.recipes.settings import build, choose, describe, to_yaml
 from datafree.report import summarize, write_report
 from datafree.run import FILES, Run, check_folder, claim_folder, machine, own_version, versions
 from datafree.spec import TARGETS, InputSpec, Paper, Refusal, name_of
@@ -100,6 +100,9 @@ def compress(
         recipe = build(recipe, settings)
     elif settings:
         raise ValueError(f"the recipe is ready made; {', '.join(settings)} cannot be set beside it")
+    if hasattr(recipe, "target"):
+        choose(recipe.target, TARGETS, "target")
+    _refuse_missing_device(device)
     if folder is not None:
         check_folder(Path(folder), force=force)
     run = Run(seed=seed, device=device, watch=watch)
@@ -133,6 +136,14 @@ def compress(
         with run.step("compare with the original"):
             compare(student, teacher, run)
     return Result(teacher=teacher, student=student, recipe=recipe, settings=resolved, run=run)
+
+
+def _refuse_missing_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except Exception as error:  # torch raises by device: RuntimeError, AssertionError ...
+        reason = " ".join(str(error).split())[:120]
+        raise Refusal(f"device {name!r} cannot be used", why=reason, remedy="choose --device cpu") from error
 
 
 def _save(result: Result, folder: Path) -> Path:

@@ -201,8 +201,8 @@ def show_run(folder: Path, *, as_json: bool) -> None:
             )
     console.print(shown)
     for text in summary["notes"]:
-        console.print(f"\n[dim]{text}[/dim]" if "[" not in text else text)
-    console.print(f"\nreport  {folder / 'report.html'}\nfile    {folder / 'student.onnx'}", markup=False)
+        console.print("\n" + text, style="dim")
+    console.print(f"\nreport  {folder / 'report.html'}\nfile    {folder / 'student.onnx'}")
 
 
 def _from_file(path: Path | None) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def doctor(
             shown.add_row("!" if finding.grave else "", finding.where, finding.what, finding.remedy)
         console.print()
         console.print(shown)
-    console.print(f"\nNothing stands in the way of `datafree compress {model} --out OUT`.", markup=False)
+    console.print(f"\nNothing stands in the way of `datafree compress {model} --out OUT`.")
 
 
 _OPTIONAL = {
@@ -110,4 +110,4 @@ def _installation(*, as_json: bool) -> None:
         shown.add_row(name, f"not installed; needed for {use}")
     console = screen.results()
     console.print(shown)
-    console.print("\nName a model to look it over, such as `datafree doctor bundled:digits`.", markup=False)
+    console.print("\nName a model to look it over, such as `datafree doctor bundled:digits`.")

@@ -22,7 +22,7 @@ def explain(error: BaseException, *, as_json: bool) -> int:
     if isinstance(error, Refusal):
         return _say(error.what, error.why, error.remedy, REFUSED, as_json=as_json)
     if isinstance(error, ValueError) and _is_ours(error):
-        return _say(str(error), "", "", REFUSED, as_json=as_json)
+        return _say(str(error), "", "correct that value", REFUSED, as_json=as_json)
     if isinstance(error, MemoryError):
         return _say(
             "the job needs more memory", "none is left", "choose a smaller network or machine", REFUSED, as_json=as_json

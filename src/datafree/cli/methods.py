@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from datafree.cli import options, screen
 from datafree.spec import Paper
@@ -64,8 +65,8 @@ def show(
         return
     console = screen.results()
     for home, cls in found:
-        console.print(f"[bold]{name}[/bold]  [dim]{home}[/dim]\n")
-        console.print(inspect.cleandoc(cls.__doc__ or ""), markup=False)
+        console.print(Text.assemble((name, "bold"), "  ", (home, "dim"), "\n"))
+        console.print(inspect.cleandoc(cls.__doc__ or ""))
         settings = settings_of(cls)
         if settings:
             shown = screen.table("setting", "default", "")
@@ -75,12 +76,12 @@ def show(
             console.print()
             console.print(shown)
         for paper in _papers(cls):
-            console.print("\n" + textwrap.fill(paper.citation(), 100), markup=False)
-            console.print("\n" + paper.bibtex(), markup=False, style="dim")
+            console.print("\n" + textwrap.fill(paper.citation(), 100))
+            console.print("\n" + paper.bibtex(), style="dim")
         console.print()
 
 
-def _families() -> dict[str, Mapping[str, type]]:
+def _families() -> Mapping[str, Mapping[str, type]]:
     from datafree.recipes.families import FAMILIES
 
     return FAMILIES

@@ -94,7 +94,7 @@ def report(folder: Folder, as_json: options.Json = False) -> None:
     if as_json:
         screen.emit({**summary_of(folder), "report": str(path)})
     else:
-        screen.results().print(str(path), markup=False)
+        screen.results().print(str(path))
 
 
 def export(
@@ -128,25 +128,26 @@ def export(
     from datafree.spec import TARGETS
 
     chosen = choose(target, TARGETS, "target")
-    from datafree.export import export_onnx
+    from datafree.export import export_onnx, load_pt2
     from datafree.graph.doors import open_model
 
-    given: Any = options.inputs_from(shape, mean, std, features) or None
-    beside = Path(model).parent / "settings.yaml"
-    if given is None and model.endswith(".pt2") and beside.exists():
-        given = inputs_of(beside.parent)
-    found = export_onnx(open_model(model, checkpoint=checkpoint, inputs=given), out, chosen)
+    given = options.inputs_from(shape, mean, std, features) or None
+    if model.endswith(".pt2") and given is None:  # a student knows what it eats, and its quantizers are wanted back
+        graph = load_pt2(model)
+    else:
+        graph = open_model(model, checkpoint=checkpoint, inputs=given)
+    found = export_onnx(graph, out, chosen)
     if as_json:
         screen.emit({"path": str(out), **found})
     else:
-        screen.results().print(f"{out}  {figures.size(found['bytes'])}", markup=False)
+        screen.results().print(f"{out}  {figures.size(found['bytes'])}")
 
 
 def measure(folder: Path, dataset: Dataset, *, quiet: bool) -> None:
     """Accuracy of all three forms and their agreement, noted in the folder's ledger; the report is written anew."""
     from datafree.evaluate import evaluate as accuracy_of
     from datafree.evaluate import fidelity
-    from datafree.graph.doors import open_model
+    from datafree.export import load_pt2
     from datafree.report import write_report
     from datafree.run import Run
 
@@ -158,7 +159,7 @@ def measure(folder: Path, dataset: Dataset, *, quiet: bool) -> None:
             raise Refusal(
                 f"{folder} cannot be evaluated", why=f"{file} is not there", remedy="run `datafree compress` again"
             )
-        forms[name] = open_model(path, inputs=inputs) if path.suffix == ".pt2" else path
+        forms[name] = load_pt2(path, inputs) if path.suffix == ".pt2" else path
     with screen.Progress(quiet=quiet) as watch:
         run = Run(folder=folder, watch=watch)
         for name, form in forms.items():

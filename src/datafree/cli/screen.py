@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -19,12 +19,18 @@ _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 def results() -> Console:
     """Where results go. Made anew for each use: the stream may have been redirected since."""
-    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    return _console(sys.stdout)
 
 
 def remarks() -> Console:
     """Where everything else goes."""
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    return _console(sys.stderr)
+
+
+def _console(stream: TextIO) -> Console:
+    # No markup: what is shown comes from docstrings and files, where [brackets] are brackets. Pipes are not 80 wide.
+    width = None if stream.isatty() else 160
+    return Console(file=stream, highlight=False, soft_wrap=True, markup=False, width=width)
 
 
 def emit(data: Any) -> None:

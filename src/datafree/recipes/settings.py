@@ -22,6 +22,8 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from datafree.spec import Refusal, name_of
 
@@ -58,7 +60,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if not names:
         return "leave it out: nothing can be set here"
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     others = f"choose one of {', '.join(names)}"
     return f"did you mean {close[0]!r}? Otherwise {others}" if close else others
 
@@ -149,18 +151,17 @@ def settings_of(cls: type) -> list[Setting]:
     found = []
     for field in dataclasses.fields(cls):
         about = cls.__pydantic_fields__[field.name]  # type: ignore[attr-defined]
-        default = _default_of(field)
-        _, catalogue = _methods_for(about.annotation)
+        default = _default_of(about)
+        catalogue = _methods_for(about.annotation)
         help_text = " ".join((about.description or "").split())
         found.append(Setting(field.name, _type_name(about.annotation), _plain(default), help_text, tuple(catalogue)))
     return found
 
 
-def _default_of(field: dataclasses.Field[Any]) -> Any:
-    """A field's default, None when it has none."""
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    return None if field.default_factory is dataclasses.MISSING else field.default_factory()
+def _default_of(about: FieldInfo) -> Any:
+    """A field's default, None when it has none. Asked of pydantic: a dataclass's own default may be a `Field(...)`."""
+    found = about.get_default(call_default_factory=True)
+    return None if found is PydanticUndefined else found
 
 
 def _build(cls: type, values: Mapping[str, Any], path: str, base: Any) -> Any:
@@ -175,7 +176,7 @@ def _build(cls: type, values: Mapping[str, Any], path: str, base: Any) -> Any:
                 why=f"{name_of(cls)} has no such setting",
                 remedy=nearest(key, fields),
             )
-        default = ready[key] if key in ready else _default_of(fields[key])
+        default = ready[key] if key in ready else _default_of(known[key])
         ready[key] = _value(known[key].annotation, value, f"{path}{key}", default)
     try:
         return cls(**ready)
@@ -185,7 +186,7 @@ def _build(cls: type, values: Mapping[str, Any], path: str, base: Any) -> Any:
 
 def _value(annotation: Any, value: Any, path: str, default: Any) -> Any:
     """Plain data -> what the field holds: methods are built, everything else is left to the field's own validation."""
-    _, catalogue = _methods_for(annotation)
+    catalogue = _methods_for(annotation)
     if not catalogue:
         return value
     if isinstance(value, str):
@@ -204,27 +205,24 @@ def _value(annotation: Any, value: Any, path: str, default: Any) -> Any:
     return _build(choose(name, catalogue, path), rest, f"{path}.", None)
 
 
-def _methods_for(annotation: Any) -> tuple[type | None, dict[str, type]]:
-    """The kind of method a field holds, and its family's methods of that kind; (None, {}) for plain values.
+def _methods_for(annotation: Any) -> dict[str, type]:
+    """The methods that fit a field, by name: those of its family that are of its kind; {} where it holds plain values.
 
     A kind of method is declared in its family's package, beside the CATALOGUE.
     """
     if typing.get_origin(annotation) is not None:
         if typing.get_origin(annotation) in (typing.Union, types.UnionType, list, tuple, typing.Annotated):
-            for part in typing.get_args(annotation):
-                kind, found = _methods_for(part)
-                if found:
-                    return kind, found
-        return None, {}
+            return {name: cls for part in typing.get_args(annotation) for name, cls in _methods_for(part).items()}
+        return {}
     if not isinstance(annotation, type):
-        return None, {}
+        return {}
     package = annotation.__module__
     while package and not isinstance(getattr(sys.modules.get(package), "CATALOGUE", None), Mapping):
         package = package.rpartition(".")[0]
     if not package:
-        return None, {}
+        return {}
     catalogue = sys.modules[package].CATALOGUE
-    return annotation, {name: cls for name, cls in catalogue.items() if _is_a(cls, annotation)}
+    return {name: cls for name, cls in catalogue.items() if _is_a(cls, annotation)}
 
 
 def _is_a(cls: type, kind: type) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from datafree.report import figures
 
 _LEFT, _RIGHT, _TITLE, _GAP = 46, 8, 30, 16
+_WIDEST = 30
 
 
 def pair_of_bars(before: float | None, after: float | None, text: Callable[[float], str]) -> str:
@@ -37,7 +38,7 @@ def layer_chart(rows: Sequence[dict[str, Any]]) -> str:
     """
     if not rows:
         return ""
-    step = min(34.0, max(7.0, 900 / len(rows)))
+    step = min(90.0, max(7.0, 900 / len(rows)))
     width = _LEFT + step * len(rows) + _RIGHT
     panels, y = [], 0.0
     for title, height, draw in (
@@ -61,7 +62,8 @@ def layer_chart(rows: Sequence[dict[str, Any]]) -> str:
     )
     narrowest = min(width, 14 * len(rows) + 120)  # on a phone the picture scrolls rather than shrinks away
     return (
-        f'<svg class="layers" viewBox="0 0 {width:.0f} {y:.0f}" style="min-width:{narrowest:.0f}px" role="img" '
+        f'<svg class="layers" viewBox="0 0 {width:.0f} {y:.0f}" role="img" '
+        f'style="min-width:{narrowest:.0f}px;max-width:{1.2 * width:.0f}px" '
         f'aria-label="Each layer: parameters, bits, channels kept and signal-to-noise">{"".join(panels)}{columns}</svg>'
     )
 
@@ -137,7 +139,7 @@ def _axis(width: float, height: float, ticks: Sequence[tuple[float, str]]) -> st
 
 
 def _bar(i: int, step: float, height: float, share: float, style: str) -> str:
-    inset = step * 0.14
+    inset = max(step * 0.14, (step - _WIDEST) / 2)
     tall = max(1.0, height * min(1.0, share))
     x, y, wide = i * step + inset, height - tall, step - 2 * inset
     return f'<rect class="{style}" x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{tall:.1f}" rx="1"/>'

@@ -67,7 +67,9 @@ def points(value: float | None) -> str:
 def decibels(value: float | None) -> str:
     if value is None or math.isnan(value):
         return "–"
-    return "exact" if math.isinf(value) else f"{value:.1f}{_SPACE}dB"
+    if math.isinf(value):
+        return "exact" if value > 0 else "nothing left"
+    return f"{value:.1f}{_SPACE}dB".replace("-", "−")
 
 
 def date(value: float | None) -> str:

@@ -49,7 +49,7 @@ def summarize(entries: Iterable[Entry]) -> dict[str, Any]:
         "start": _last(entries, "start"),
         "model": _last(entries, "model"),
         "papers": _unique(_all(entries, "paper"), "key"),
-        "steps": _all(entries, "step"),
+        "steps": _all(entries[: entries.index(finish)] if finish else entries, "step"),
         "failed_step": None if finish else failed,
         "layers": _unique(_all(entries, "layer"), "node"),
         "size": sizes,

@@ -21,7 +21,7 @@ class Recipe:
     """Bits of weights."""
     activations: int | None = 8
     """Bits of activations; null for float."""
-    ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ratio: float = Field(0.0, ge=0, lt=1)
     voice: Voice = Loud(words=5)
     """Who speaks."""
     second: Voice | None = None
