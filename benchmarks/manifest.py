@@ -150,7 +150,7 @@ def main() -> None:
         rows.append(row)
         print(f"{name:28} {row['top1']:>6}  published {row['published_top1']}  {seconds:.1f} s", flush=True)
     with write_atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[0]))
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
 
