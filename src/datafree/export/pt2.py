@@ -7,6 +7,7 @@ own fake quantization cannot be exported (2.15: no implementation for fake tenso
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 import zipfile
@@ -114,16 +115,18 @@ def export_pt2(graph: ModelGraph, path: str | Path) -> dict[str, Any]:
                 program.graph_module.graph.erase_node(node)
         program.example_inputs = None  # they would be stored: megabytes of zeros
         extra = json.dumps({"inputs": describe_inputs(graph.inputs), "weights": weights, "activations": activations})
+        saved = io.BytesIO()  # in memory first: on a full disk PyTorch's own writer ends the whole process
+        torch.export.save(program, saved, extra_files={_EXTRA: extra})
         with write_atomic(path) as temporary:
-            torch.export.save(program, temporary, extra_files={_EXTRA: extra})
-            _deflate(temporary, path.stem)
+            _deflate(saved, temporary, path.stem)
     return {"file": path.name, "bytes": path.stat().st_size, "packed_weights": len(weights)}
 
 
-def _deflate(path: Path, stem: str) -> None:
-    """Compress the archive's text, which PyTorch leaves as it is and which outweighs a small network, and name its
-    folder after the file instead of after the temporary one. Tensors stay uncompressed."""
-    with zipfile.ZipFile(path) as archive:
+def _deflate(saved: io.BytesIO, path: Path, stem: str) -> None:
+    """Write the archive with its folder named `stem` and its text compressed: PyTorch leaves it as it is, and in a
+    small network it outweighs the tensors, which stay uncompressed.
+    """
+    with zipfile.ZipFile(saved) as archive:
         members = [(Path(name), archive.read(name)) for name in archive.namelist()]
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members:
