@@ -33,13 +33,13 @@ def evaluate(network: Any, dataset: Dataset, inputs: InputSpec | None = None, *,
     network: ModelGraph, nn.Module or any callable from [N, C, H, W] to logits [N, classes]; an
         `onnxruntime.InferenceSession`; or the path of an `.onnx` file
     inputs: how pictures become inputs; a ModelGraph knows its own
-    batch: pictures at a time; by default as many as keep a batch near 4 million numbers
+    batch: pictures at a time; by default few enough that memory is reused and not asked for anew at every layer
     """
     inputs = inputs or getattr(network, "inputs", None)
     if inputs is None:
         raise ValueError("inputs must be given: only a ModelGraph knows what it eats")
     answer = answers(network)
-    size = batch or max(1, min(256, 4_000_000 // math.prod(inputs.shape)))
+    size = batch or max(1, min(64, 600_000 // math.prod(inputs.shape)))
     hits1 = hits5 = count = classes = 0
     for x, labels in dataset.batches(inputs, size):
         logits = answer(x)
