@@ -23,7 +23,7 @@ from datafree.graph.fields import fields_of
 from datafree.graph.fold import set_bias
 from datafree.graph.means import propagate_means
 from datafree.graph.model_graph import Layer, ModelGraph
-from datafree.graph.readers import LARGEST, Reader, reader_of
+from datafree.graph.readers import Reader, reader_of
 from datafree.run import Run
 from datafree.spec import Paper, method
 
@@ -59,7 +59,7 @@ class LeastSquares:
                 run.log("mean_repair_only", layer=layer.path, why="no rule carries the statistics of its input")
                 self._restore_mean(student, teacher, layer, self._mean_change(teacher, layer, kept))
                 continue
-            self._repair(student, teacher, reader, kept, fields.patch(layer)[1] if reader.columns <= LARGEST else None)
+            self._repair(student, teacher, reader, kept, reader.patch)
         return student
 
     def _repair(self, student: ModelGraph, teacher: ModelGraph, reader: Reader, kept: Tensor, gram: Tensor | None) -> None:
@@ -68,6 +68,7 @@ class LeastSquares:
             columns = (kept[:, None] * taps + torch.arange(taps)).flatten()
             flat = reader.weight.flatten(1)
             solved = solve_kept(flat, gram, columns, self.ridge)
+            gram, flat = gram.double(), flat.double()
             own = gram[columns][:, columns]
             ratio = ((solved @ own) * solved).sum(1) / ((flat @ gram) * flat).sum(1).clamp(min=1e-20)
             weight = solved.unflatten(1, (len(kept), taps))
@@ -76,9 +77,9 @@ class LeastSquares:
             solved = solve_kept(flat, reader.channels, kept, self.ridge)
             weight = solved.unflatten(0, (-1, taps)).transpose(1, 2)  # [O, K, taps]
             whole = torch.zeros_like(reader.weight)
-            whole[:, kept] = weight
+            whole[:, kept] = weight.float()
             ratio = reader.variance(whole) / reader.variance(reader.weight).clamp(min=1e-20)
-        mean = reader.weight @ reader.inside @ reader.mean - weight @ reader.inside @ reader.mean[kept]
+        mean = reader.weight @ reader.inside @ reader.mean - weight.float() @ reader.inside @ reader.mean[kept]
         rows = student.kept.get((layer.weight, 0))
         if rows is not None:
             weight, mean, ratio = weight[rows], mean[rows], ratio[rows]

@@ -28,11 +28,12 @@ class Elimination:
     ridge: float = 1e-3
 
     def __post_init__(self) -> None:
+        self.weight, self.gram = self.weight.double(), self.gram.double()
         size = self.gram.shape[0]
         loaded = self.gram + self.ridge * self.gram.diagonal().mean().clamp(min=1e-12) * torch.eye(size, dtype=self.gram.dtype)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(loaded))
         self.precision = (inverse + inverse.T) / 2
-        self.scaled = self.weight * self.importance.sqrt()[:, None]
+        self.scaled = self.weight * self.importance.double().sqrt()[:, None]
         self.energy = float(((self.scaled @ self.gram) * self.scaled).sum())
 
     def costs(self) -> Tensor:
@@ -83,6 +84,7 @@ def elimination_losses(readers: Sequence[Elimination | SharedElimination], size:
 
 def solve_kept(weight: Tensor, gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
     """The reader of the kept columns alone that comes closest to V a: V' = V G[:, K] (G[K, K] + ridge)^-1. -> [O, |K|]."""
+    weight, gram = weight.double(), gram.double()
     own = gram[kept][:, kept]
     own = own + ridge * own.diagonal().mean().clamp(min=1e-12) * torch.eye(len(kept), dtype=own.dtype)
     # The ridge pulls towards the reader's own columns, not towards zero: what is kept whole must stay as it was.
@@ -105,6 +107,7 @@ class SharedElimination:
     ridge: float = 1e-3
 
     def __post_init__(self) -> None:
+        self.covariance, self.coupling = self.covariance.double(), self.coupling.double()
         size = self.covariance.shape[0]
         floor = self.ridge * self.covariance.diagonal().mean().clamp(min=1e-12)
         factor = torch.linalg.cholesky(self.covariance + floor * torch.eye(size, dtype=self.covariance.dtype))

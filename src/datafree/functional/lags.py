@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 FULL = 1 << 22
-"""Numbers up to which a covariance is stored for every lag (32 MB in float64); wider ones are separable."""
+"""Numbers up to which a covariance is stored for every lag (16 MB in float32); wider ones are separable."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,19 @@ class Lags:
         return Lags(zero, rho, None, self.ratio)
 
     def resized(self, period: int) -> Lags:
-        """On a torus of another period: lags beyond half the shorter period are dropped, or repeat the farthest one known."""
+        """On a torus of another period, separable from here on.
+
+        Lags beyond half the shorter period are dropped, or repeat the farthest one known. A cropped matrix field is no covariance any more
+        (convolutions then give negative variances); a cropped scalar profile is made one by cutting its negative frequencies.
+        """
         if period == self.period:
             return self
         t = self.period
         lag = torch.arange(period)
         lag = torch.where(lag > period // 2, lag - period, lag).clamp(-((t - 1) // 2), t // 2) % t
-        full = self.full[lag][:, lag] if self.full is not None and period * period * self.zero.numel() <= FULL else None
-        return Lags(self.zero, self.rho[lag][:, lag], full, self.ratio)
+        rho = torch.fft.ifft2(torch.fft.fft2(self.rho[lag][:, lag]).real.clamp(min=0)).real
+        rho = rho / rho[0, 0].clamp(min=torch.finfo(rho.dtype).tiny)
+        return Lags(self.zero, rho.to(self.rho.dtype), None, self.ratio)
 
     def subsampled(self, stride: int, axis_ratio: int | None = None) -> Lags:
         """Lags of the field(s) read at every stride-th position."""
@@ -257,7 +262,7 @@ def coverage(size: int, kernel: int, stride: int, padding: int, dilation: int = 
     """Along one side of a map: share of output positions where tap i, and taps i and j together, lie inside. [k], [k, k]."""
     outputs = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
     position = torch.arange(max(outputs, 1)) * stride - padding
-    inside = torch.stack([((position + i * dilation >= 0) & (position + i * dilation < size)) for i in range(kernel)]).double()
+    inside = torch.stack([((position + i * dilation >= 0) & (position + i * dilation < size)) for i in range(kernel)]).float()
     return inside.mean(1), inside @ inside.T / inside.shape[1]
 
 
@@ -267,7 +272,7 @@ def power_law(period: int, exponent: float, constant: float = 1.0) -> Tensor:
     Field 1987 (J. Opt. Soc. Am. A 4, 2379), figure 7: amplitude falls as 1/f, power as 1/f^2. constant: power of the mean, as a multiple
     of that of the lowest frequency.
     """
-    f = torch.fft.fftfreq(period, 1.0 / period, dtype=torch.float64)
+    f = torch.fft.fftfreq(period, 1.0 / period)
     square = f[:, None] ** 2 + f[None] ** 2
     square[0, 0] = 1.0
     power = square ** (-exponent / 2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,13 +30,13 @@ from datafree.functional.lags import (
     taps_of,
 )
 from datafree.graph.fold import gaussian_of
-from datafree.graph.marginal import GRID, WEIGHTS
-from datafree.graph.means import propagate_means
+from datafree.graph.marginal import GRID, WEIGHTS, Marginal
+from datafree.graph.means import Sum, propagate_means
 from datafree.graph.model_graph import Layer, ModelGraph, groups_of
 from datafree.graph.operators import LAYERS, kind
 
-ORDER = 5
-"""Terms of the Mehler series: within 1 % at correlation 0.9 for ReLU (checked against quadrature in the tests)."""
+ORDER = 3
+"""Terms of the Mehler series. More change nothing that can be measured: the rest of the variance is carried by the next power."""
 
 LARGEST, SMALLEST = 32, 8
 """Periods of the torus: lags to 4 are enough for two stacked 3x3 kernels and a stride."""
@@ -95,9 +96,9 @@ class Fields:
         self.graph = graph
         self.inputs: dict[str, Field] = {}
         """Field a layer reads, by layer node."""
-        self.outputs: dict[str, Tensor] = {}
-        """Variance [O] the walk predicts for a layer's output, before any calibration: what the LS of a layer compares with."""
         self.geometry: dict[str, Geometry] = {}
+        self.sums: dict[str, Sum] = {}
+        """How the operands of adds correlate, and the variance of their sum."""
         _Walk(self).run()
 
     def patch(self, layer: Layer, channels: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -118,12 +119,13 @@ class _Walk:
         self.fields, self.graph = fields, fields.graph
         self.layers = {layer.node: layer for layer in self.graph.layers}
         self.shapes = self.graph.shapes()
-        self.marginals = propagate_means(self.graph)
+        self.marginals = {name: _single(m) for name, m in propagate_means(self.graph).items()}
         self.known = dict(self.graph.anchors)
         for norm in self.graph.batchnorms:
             self.known.setdefault(norm.node, gaussian_of(self.graph, norm))
         self.alive: dict[str, Field] = {}
         self.cross: dict[tuple[str, str], Lags] = {}
+        self.settled: set[str] = set()
 
     def run(self) -> None:
         order = list(self.graph.module.graph.nodes)
@@ -217,14 +219,14 @@ class _Walk:
         shape = self.shapes[node.name]
         marginal = self.marginals[node.name]
         period = self.period(self.size(node), shape[1])
-        exponent, colour = self.fit_prior(node, period)
-        zero = torch.full((shape[1], shape[1]), colour, dtype=torch.float64)
+        exponent, colour, constant = self.fit_prior(node, period)
+        zero = torch.full((shape[1], shape[1]), colour, dtype=torch.float32)
         zero.fill_diagonal_(1.0)
         zero = zero * torch.outer(marginal.std, marginal.std)
-        return Field(marginal.mean, Lags.of(power_law(period, exponent)[:, :, None, None] * zero), self.size(node))
+        return Field(marginal.mean, Lags.of(power_law(period, exponent, constant)[:, :, None, None] * zero), self.size(node))
 
-    def fit_prior(self, node: fx.Node, period: int) -> tuple[float, float]:
-        """Spectral exponent and colour correlation under which the first layer's output variances look most like the known ones."""
+    def fit_prior(self, node: fx.Node, period: int) -> tuple[float, float, float]:
+        """Spectral exponent, colour correlation and power of the mean under which the first layer's output variances look most like the known ones."""
         users = [user for user in node.users if kind(user) == "conv"]
         target = None
         for user in users:
@@ -233,30 +235,31 @@ class _Walk:
             if known and groups_of(user) == 1:
                 target = (user, known[0])
         if target is None or max(self.size(node)) == 1:
-            return 2.0, 0.9
+            return 2.0, 0.9, 1.0
         conv, norm = target
         variance = self.known_input_variance(norm)
-        weight = self.graph.tensor(self.layers[conv.name].weight).double().flatten(2)
+        weight = self.graph.tensor(self.layers[conv.name].weight).float().flatten(2)
         geometry = _geometry(conv, self.graph.tensor(self.layers[conv.name].weight))
-        best = (math.inf, 2.0, 0.9)
-        for exponent in (1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0):
-            spectrum = power_law(period, exponent)
-            for colour in (0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97):
-                zero = torch.full((weight.shape[1], weight.shape[1]), colour, dtype=torch.float64).fill_diagonal_(1.0)
-                out = convolve(Lags.of(spectrum[:, :, None, None] * zero), weight, geometry.offsets).zero.diagonal()
+        best = (math.inf, 2.0, 0.9, 1.0)
+        for exponent, constant in product((1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0), (0.5, 1.0, 2.0)):
+            # With one lag profile for all colours the variance is linear in the colour correlation: two convolutions tell it for all.
+            profile = Lags(torch.eye(weight.shape[1]), power_law(period, exponent, constant))
+            own = convolve(profile, weight, geometry.offsets).zero.diagonal()
+            full = convolve(replace(profile, zero=torch.ones_like(profile.zero)), weight, geometry.offsets).zero.diagonal()
+            for colour in (0.0, 0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97):
+                out = (1 - colour) * own + colour * full
                 usable = (variance > 1e-10) & (out > 1e-10)
-                ratio = (variance[usable] / out[usable]).log()
-                score = float(ratio.std()) if int(usable.sum()) > 1 else math.inf
+                score = float((variance[usable] / out[usable]).log().std()) if int(usable.sum()) > 1 else math.inf
                 if score < best[0]:
-                    best = (score, exponent, colour)
-        return best[1], best[2]
+                    best = (score, exponent, colour, constant)
+        return best[1], best[2], best[3]
 
     def known_input_variance(self, node: fx.Node) -> Tensor:
         """Variance [C] of a layer's output: stored by the BatchNorm after it, or the anchor of the one folded into it."""
         for norm in self.graph.batchnorms:
             if norm.node == node.name:
-                return self.graph.tensor(norm.running_var).double()
-        return self.graph.anchors[node.name][1].double() ** 2
+                return self.graph.tensor(norm.running_var).float()
+        return self.graph.anchors[node.name][1].float() ** 2
 
     # -- linear maps ---------------------------------------------------------------------------------------------------------------------
 
@@ -264,25 +267,26 @@ class _Walk:
         layer, field = self.layers.get(node.name), self.alive[source]
         if layer is None or node.args[0].name != source:
             return self.restart(node)
-        weight = self.graph.tensor(layer.weight).double()
+        weight = self.graph.tensor(layer.weight).float()
         if layer.kind == "conv_transpose" or (layer.kind == "linear" and len(self.shapes[source]) != 2):
             return self.restart(node)
         geometry = _geometry(node, weight)
         if weight.shape[1] * geometry.groups != len(field.mean):
             return self.restart(node)
-        self.fields.inputs[node.name], self.fields.geometry[node.name] = field, geometry
         taps = weight.flatten(2) if weight.ndim > 2 else weight[:, :, None]
         inside = geometry.inside(field.size)[0]
         dense = _dense(taps, geometry.groups)
         mean = dense @ inside @ field.mean if dense is not None else (taps[:, 0] @ inside) * field.mean
         if layer.bias:
-            mean = mean + self.graph.tensor(layer.bias).double()
+            mean = mean + self.graph.tensor(layer.bias).float()
         if dense is None:
             lags = convolve_depthwise(field.lags, taps[:, 0], geometry.offsets)
         else:
             lags = convolve(field.lags, dense, geometry.offsets)
         stride = geometry.stride[0]
-        self.fields.outputs[node.name] = lags.zero.diagonal().clone()
+        lags = self.rescaled_sum(node, source, lags)
+        field = self.alive[source]
+        self.fields.inputs[node.name], self.fields.geometry[node.name] = field, geometry
         size = self.size(node)
         period = self.period(size, len(mean))
         self.alive[node.name] = Field(mean, lags.subsampled(stride, 1).resized(period), size)
@@ -291,6 +295,38 @@ class _Walk:
         self.relate(node.name, source, lambda lags: convolve_left(lags, dense, geometry.offsets, stride),
                     lambda lags: convolve_right(lags, dense, geometry.offsets, stride) if lags.ratio % stride == 0 else None,
                     convolve_left(field.lags, dense, geometry.offsets, stride))  # fmt: skip
+
+    def rescaled_sum(self, node: fx.Node, source: str, lags: Lags) -> Lags:
+        """A stream of sums has no BatchNorm of its own, but the layer that reads it has: how much larger that layer's stored variances are
+        than the walk's is how much the stream varies more than the walk thought. Both are scaled.
+        """
+        norm = next((user for user in node.users if kind(user) == "batch_norm"), None)
+        if norm is None and node.name not in self.graph.anchors:
+            return lags
+        stored, mine = self.known_input_variance(norm or node), lags.zero.diagonal()
+        usable = (stored > 1e-10) & (mine > 1e-10)
+        origin = self.origin(node.args[0])
+        if origin is None or not bool(usable.any()):
+            return lags
+        factor = float((stored[usable] / mine[usable]).log().mean().exp())
+        told = self.fields.sums[origin]
+        self.fields.sums[origin] = Sum(told.correlation, told.var * factor)
+        root = torch.full((), math.sqrt(factor))
+        for name in {source, origin} & set(self.alive):
+            field = self.alive[name]
+            channels = root.expand(len(field.mean))
+            self.alive[name] = replace(field, lags=field.lags.scaled(channels, channels))
+            for pair, value in list(self.cross.items()):
+                if name in pair:
+                    self.cross[pair] = value.scaled(**{"left" if pair[0] == name else "right": channels})
+        self.settled.add(origin)
+        return lags.scaled(root.expand(len(mine)), root.expand(len(mine)))
+
+    def origin(self, node: fx.Node) -> str | None:
+        """The add a value comes from through functions of one input, if its scale is not settled yet."""
+        while kind(node) in (*_POINTWISE, "identity", "max_pool", "pad"):
+            node = node.all_input_nodes[0]
+        return node.name if node.name in self.fields.sums and node.name not in {*self.settled, *self.known} else None
 
     def relate(self, new: str, source: str, left: Any, right: Any, own: Lags | None) -> None:
         """Covariances of a new value, made from `source`, with every other living value.
@@ -340,15 +376,15 @@ class _Walk:
         norm = next(n for n in self.graph.batchnorms if n.node == node.name)
         gamma = self.graph.tensor(norm.weight) if norm.weight else torch.ones(len(self.alive[source].mean))
         var = self.graph.tensor(norm.running_var)
-        factor = (gamma / (var + norm.eps).sqrt()).double()
-        beta = self.graph.tensor(norm.bias).double() if norm.bias else torch.zeros_like(factor)
+        factor = (gamma / (var + norm.eps).sqrt()).float()
+        beta = self.graph.tensor(norm.bias).float() if norm.bias else torch.zeros_like(factor)
         self.scaled(node, source, factor, beta)
 
     def calibrate(self, node: fx.Node) -> None:
         """Give a value the mean and variance it had in training, where a BatchNorm tells them."""
         if node.name not in self.known or node.name not in self.alive:
             return
-        mean, std = (t.double() for t in self.known[node.name])
+        mean, std = (t.float() for t in self.known[node.name])
         field = self.alive[node.name]
         factor = torch.where(field.var > 1e-20, std / field.std.clamp(min=1e-10), 0.0)
         lags = field.lags.scaled(factor, factor)
@@ -362,16 +398,17 @@ class _Walk:
 
     def function(self, node: fx.Node, source: str) -> None:
         field = self.alive[source]
-        values = field.mean[:, None] + field.std[:, None] * GRID
+        grid, weights = GRID.float(), WEIGHTS.float()
+        values = field.mean[:, None] + field.std[:, None] * grid
         target: Any = node.target
         values = target(values.clone(), *node.args[1:], **node.kwargs)
-        mean = values @ WEIGHTS
-        variance = ((values - mean[:, None]) ** 2) @ WEIGHTS
-        hermite, before = torch.ones_like(GRID), torch.zeros_like(GRID)
+        mean = values @ weights
+        variance = ((values - mean[:, None]) ** 2) @ weights
+        hermite, before = torch.ones_like(grid), torch.zeros_like(grid)
         rows = []
         for n in range(1, ORDER + 1):
-            hermite, before = GRID * hermite - (n - 1) * before, hermite
-            rows.append((values * hermite) @ WEIGHTS)
+            hermite, before = grid * hermite - (n - 1) * before, hermite
+            rows.append((values * hermite) @ weights)
         coefficients = torch.stack(rows)
         self.alive[node.name] = Field(mean, pointwise(field.lags, field.std, coefficients, variance), self.size(node))
         # With anything but itself, f(x) is related through its linear part alone (Bussgang 1952; Price 1958).
@@ -395,6 +432,9 @@ class _Walk:
         between = self.pair(a, b)
         if between is not None:
             lags = lags.plus(between.scaled(right=factor)).plus(between.swapped().scaled(left=factor))
+        both = (left.var * right.var).sqrt().clamp(min=1e-20)
+        var = lags.zero.diagonal().clamp(min=0)
+        self.fields.sums[node.name] = Sum((var - left.var - right.var) / (2 * both), var)
         self.alive[node.name] = Field(left.mean + sign * right.mean, lags, self.size(node))
         self.join(node.name, [(a, None), (b, factor)])
 
@@ -430,8 +470,8 @@ class _Walk:
             row = []
             for b in names:
                 lags = self.alive[a].lags if a == b else self.pair(a, b)
-                zero = torch.zeros(len(self.alive[a].mean), len(self.alive[b].mean), dtype=torch.float64)
-                row.append(lags.resized(period) if lags is not None else Lags(zero, torch.ones(period, period).double()))
+                zero = torch.zeros(len(self.alive[a].mean), len(self.alive[b].mean), dtype=torch.float32)
+                row.append(lags.resized(period) if lags is not None else Lags(zero, torch.ones(period, period).float()))
             rows.append(row)
         mean = torch.cat([self.alive[name].mean for name in names])
         if (period * len(mean)) ** 2 <= 1 << 22:
@@ -449,7 +489,7 @@ class _Walk:
                 target = self.alive[name].lags.period
                 whole = [
                     part.resized(target) if part is not None
-                    else Lags(torch.zeros(len(self.alive[a].mean), len(self.alive[name].mean)).double(), torch.ones(target, target).double())
+                    else Lags(torch.zeros(len(self.alive[a].mean), len(self.alive[name].mean)).float(), torch.ones(target, target).float())
                     for a, part in zip(names, parts)
                 ]  # fmt: skip
                 self.cross[node.name, name] = Lags.of(torch.cat([part.dense() for part in whole], 2)) if all(
@@ -464,7 +504,7 @@ class _Walk:
         channels = len(field.mean)
         count = math.prod(kernel)
         offsets = taps_of(kernel, (1, 1)) if what == "avg_pool" else [(0, 0)]
-        weight = torch.full((channels, len(offsets)), 1 / count if what == "avg_pool" else 1.0, dtype=torch.float64)
+        weight = torch.full((channels, len(offsets)), 1 / count if what == "avg_pool" else 1.0, dtype=torch.float32)
         lags = convolve_depthwise(field.lags, weight, offsets)
         size = self.size(node)
         period = self.period(size, channels)
@@ -539,11 +579,15 @@ class _Walk:
     def indexed(self, node: fx.Node, source: str, index: Tensor) -> None:
         """Channels picked by index; -1 is a channel of zeros."""
         field = self.alive[source]
-        safe, present = index.clamp(min=0), (index >= 0).double()
+        safe, present = index.clamp(min=0), (index >= 0).float()
         pick = lambda lags: lags.take(left=safe).scaled(left=present)  # noqa: E731
         lags = pick(field.lags).take(right=safe).scaled(right=present)
         self.alive[node.name] = Field(field.mean[safe] * present, lags, self.size(node))
         self.relate(node.name, source, pick, lambda lags: lags.take(right=safe).scaled(right=present), pick(field.lags))
+
+
+def _single(marginal: Marginal) -> Marginal:
+    return replace(marginal, mean=marginal.mean.float(), var=marginal.var.float())
 
 
 def _dense(taps: Tensor, groups: int) -> Tensor | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from datafree.functional.gaussian import Gaussian, density
+from datafree.functional.gaussian import Gaussian, density, distribution
 from datafree.graph.arguments import bind
 from datafree.graph.fold import gaussian_of
 from datafree.graph.model_graph import ModelGraph
@@ -129,3 +129,40 @@ def mixed(parts: list[Marginal], counts: list[int]) -> Marginal | None:
     mean = torch.stack([share * part.mean for share, part in zip(shares, parts)]).sum(0)
     second = torch.stack([share * (part.var + part.mean**2) for share, part in zip(shares, parts)]).sum(0)
     return Marginal.normal(mean, second - mean**2, parts[0].axis)
+
+
+def summed(left: Marginal, right: Marginal, correlation: Tensor, var: Tensor) -> Marginal:
+    """The distribution of left + right, coupled by a Gaussian copula. correlation, var: [C], of the operands and of the sum.
+
+    A shortcut behind a ReLU plus a branch is far from Gaussian: its lower end is the branch's alone. Both are read on a coarse grid of
+    independent normals, sorted, and the quantiles of the sum taken; mean and variance are then set to what is known of them.
+    """
+    nodes = torch.linspace(-5.0, 5.0, 25, dtype=torch.float64)
+    first, second = (z.flatten() for z in torch.meshgrid(nodes, nodes, indexing="ij"))
+    weight = density(first) * density(second)
+    weight = weight / weight.sum()
+    r = correlation.double().clamp(-0.95, 0.95)[:, None]
+    values = interpolate(left.values, first.expand(len(r), -1))
+    values = values + interpolate(right.values, r * first + (1 - r * r).sqrt() * second)
+    values, order = values.sort(1)
+    level = weight[order].cumsum(1) - 0.5 * weight[order]
+    wanted = distribution(GRID).expand(len(r), -1).contiguous()
+    after = torch.searchsorted(level, wanted).clamp(1, len(first) - 1)
+    low, high = level.gather(1, after - 1), level.gather(1, after)
+    share = ((wanted - low) / (high - low).clamp(min=1e-30)).clamp(0, 1)
+    quantiles = values.gather(1, after - 1) * (1 - share) + values.gather(1, after) * share
+    mean = quantiles @ WEIGHTS
+    spread = (((quantiles - mean[:, None]) ** 2) @ WEIGHTS).clamp(min=1e-24)
+    centre = left.mean + right.mean
+    stretched = centre[:, None] + (quantiles - mean[:, None]) * (var.double() / spread).sqrt()[:, None]
+    return Marginal(stretched, centre, var.double(), left.axis)
+
+
+def interpolate(values: Tensor, position: Tensor) -> Tensor:
+    """values [C, Q] on GRID, read at other standard-normal quantiles [Q'] or [C, Q'] -> [C, Q']."""
+    place = ((position - GRID[0]) / (GRID[1] - GRID[0])).clamp(0, len(GRID) - 1)
+    lower = place.floor().long().clamp(max=len(GRID) - 2)
+    share = place - lower
+    if position.ndim == 1:
+        return values[:, lower] * (1 - share) + values[:, lower + 1] * share
+    return values.gather(1, lower) * (1 - share) + values.gather(1, lower + 1) * share

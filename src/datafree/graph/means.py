@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor, fx
 
 from datafree.functional.gaussian import Gaussian, distribution
 from datafree.graph.arguments import bind
-from datafree.graph.marginal import GRID, Marginal, input_marginal, joined, known_gaussians, mixed
+from datafree.graph.marginal import GRID, Marginal, input_marginal, interpolate, joined, known_gaussians, mixed, summed
 from datafree.graph.model_graph import ModelGraph
 from datafree.graph.operators import kind
 from datafree.graph.shapes import meta_values
@@ -40,16 +40,27 @@ _ELEMENTWISE = frozenset(
 _MOVES = frozenset({"reshape", "slice", "identity"})
 
 
-def propagate_means(graph: ModelGraph) -> dict[str, Marginal]:
-    """Distributions of all activations it can tell, by node name, in execution order."""
-    return _Propagation(graph).run()
+@dataclass(frozen=True)
+class Sum:
+    """What is known of an add of two activations. correlation, var: [C], of the operands and of their sum."""
+
+    correlation: Tensor
+    var: Tensor
+
+
+def propagate_means(graph: ModelGraph, sums: Mapping[str, Sum] | None = None) -> dict[str, Marginal]:
+    """Distributions of all activations it can tell, by node name, in execution order.
+
+    sums: how the operands of adds correlate, by node name (`graph.fields` tells it); others are taken for independent
+    """
+    return _Propagation(graph, sums or {}).run()
 
 
 class _Propagation:
     """One walk over the graph. `found` holds marginals, tuples of them (split, chunk), and stored tensors."""
 
-    def __init__(self, graph: ModelGraph) -> None:
-        self.graph = graph
+    def __init__(self, graph: ModelGraph, sums: Mapping[str, Sum]) -> None:
+        self.graph, self.sums = graph, sums
         self.values = meta_values(graph.module, (2, *graph.inputs.shape))
         self.known = known_gaussians(graph)
         self.found: dict[str, Any] = {}
@@ -190,7 +201,7 @@ class _Propagation:
             return None
         level = distribution(GRID) ** (1 / self.window(node) ** (1 - TAPS))
         position = torch.special.ndtri(level.clamp(1e-12, 1 - 1e-12))
-        return Marginal.sampled(_interpolate(moved.values.sort(1).values, position), moved.axis)
+        return Marginal.sampled(interpolate(moved.values.sort(1).values, position), moved.axis)
 
     def window(self, node: fx.Node) -> float:
         """How many positions one output of a pool sees."""
@@ -257,6 +268,9 @@ class _Propagation:
             sign = float(arguments.get("alpha", 1)) * (1 if what == "add" else -1)
             if constant:
                 return Marginal.sampled(left.values + sign * right.values, axis)
+            told = self.sums.get(node.name)
+            if told is not None and sign == 1.0 and len(told.var) == len(left.mean):
+                return summed(left, right, told.correlation, told.var)
             return Marginal.normal(left.mean + sign * right.mean, left.var + sign**2 * right.var, axis)
         if what == "div":
             if bool(right.var.any()) or bool((right.mean == 0).any()):
@@ -329,11 +343,3 @@ def _read(numbers: Tensor, x: Marginal) -> Marginal | None:
 def _grouped(matrix: Tensor, vector: Tensor, groups: int) -> Tensor:
     """matrix [O, I / groups] times vector [I], each group of outputs with its own inputs -> [O]."""
     return torch.einsum("goi,gi->go", matrix.unflatten(0, (groups, -1)), vector.reshape(groups, -1)).flatten()
-
-
-def _interpolate(values: Tensor, position: Tensor) -> Tensor:
-    """values [C, Q] on GRID, read at other standard-normal quantiles [Q'] -> [C, Q']."""
-    place = ((position - GRID[0]) / (GRID[1] - GRID[0])).clamp(0, len(GRID) - 1)
-    lower = place.floor().long().clamp(max=len(GRID) - 2)
-    share = place - lower
-    return values[:, lower] * (1 - share) + values[:, lower + 1] * share

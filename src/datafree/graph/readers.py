@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ LARGEST = 1536
 @dataclass(frozen=True)
 class Reader:
     """weight: [O, C, taps]; tapwise: [taps, taps], tap correlation; channels: [C, C], covariance at one position; mean: [C];
-    inside: [taps], share of output positions at which each tap lies on the map; importance: [O]."""
+    inside: [taps], share of output positions at which each tap lies on the map; importance: [O];
+    patch: [C taps, C taps], covariance of the whole patch, None when wider than LARGEST."""
 
     layer: Layer
     weight: Tensor
@@ -26,6 +27,7 @@ class Reader:
     mean: Tensor
     inside: Tensor
     importance: Tensor
+    patch: Tensor | None = None
 
     @property
     def columns(self) -> int:
@@ -52,17 +54,19 @@ def reader_of(graph: ModelGraph, fields: Fields, layer: Layer) -> Reader | None:
     if layer.node not in fields.inputs or layer.groups != 1:
         return None
     field, geometry = fields.inputs[layer.node], fields.geometry[layer.node]
-    weight = graph.tensor(layer.weight).double()
+    weight = graph.tensor(layer.weight).float()
     weight = weight.flatten(2) if weight.ndim > 2 else weight[:, :, None]
     one, two = geometry.inside(field.size)
     t = field.lags.period
     rho = torch.stack([torch.stack([field.lags.rho[(vy - uy) % t, (vx - ux) % t] for vy, vx in geometry.offsets])
                        for uy, ux in geometry.offsets])  # fmt: skip
-    reader = Reader(layer, weight, field.lags.zero, rho * two, field.mean, one, torch.ones(weight.shape[0], dtype=torch.float64))
+    ones = torch.ones(weight.shape[0], dtype=torch.float32)
+    reader = Reader(layer, weight, field.lags.zero, rho * two, field.mean, one, ones)
     variance = reader.variance(weight).clamp(min=1e-12)
     importance = 1.0 / variance
     norm = next((norm for norm in graph.batchnorms if norm.input == layer.node), None)
     if norm is not None and norm.weight:
-        gamma = graph.tensor(norm.weight).double()
+        gamma = graph.tensor(norm.weight).float()
         importance = importance * gamma * gamma
-    return Reader(layer, weight, field.lags.zero, rho * two, field.mean, one, importance)
+    patch = fields.patch(layer)[1] if reader.columns <= LARGEST else None
+    return replace(reader, importance=importance, patch=patch)

@@ -17,7 +17,7 @@ from datafree.functional.elimination import Elimination, SharedElimination, elim
 from datafree.graph.channels import ChannelGroup
 from datafree.graph.fields import fields_of
 from datafree.graph.model_graph import ModelGraph
-from datafree.graph.readers import LARGEST, reader_of
+from datafree.graph.readers import reader_of
 from datafree.spec import Paper, method
 
 
@@ -45,12 +45,12 @@ class Schur:
             if part.role != "reads" or part.name not in layers:
                 continue
             reader = reader_of(graph, fields, layers[part.name])
-            if reader is None:
+            if reader is None or (reader.patch is None and part.index.shape[1] > 1):
                 readers.append(self._independent(graph, layers[part.name].kind, part.name, part.index))
-            elif reader.columns <= LARGEST or part.index.shape[1] > 1:
+            elif reader.patch is not None:
                 columns = part.index[:, :, None] * reader.weight.shape[2] + torch.arange(reader.weight.shape[2])
-                gram = fields.patch(reader.layer)[1]
-                readers.append(Elimination(reader.weight.flatten(1), gram, reader.importance, columns.flatten(1), self.ridge))
+                weight = reader.weight.flatten(1)
+                readers.append(Elimination(weight, reader.patch, reader.importance, columns.flatten(1), self.ridge))
             else:
                 index = part.index[:, 0]
                 coupling = reader.coupling()[index][:, index]

@@ -1,0 +1,28 @@
+"""Nearest rounding: every weight to its closest grid point, on its own."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from datafree.functional.affine import fake_quantize
+from datafree.graph.readers import Reader
+from datafree.quantize.clip_search import ClipSearch
+from datafree.quantize.minmax import MinMax
+from datafree.spec import Paper, QParams, Scheme, method
+
+
+@method
+class Nearest:
+    """Round to nearest on a grid chosen by `ranges`."""
+
+    ranges: MinMax | ClipSearch = MinMax()
+    """How the grid's range is chosen."""
+
+    paper: ClassVar[Paper] = MinMax.paper
+
+    def round(self, weight: Tensor, scheme: Scheme, reader: Reader | None) -> tuple[Tensor, QParams]:
+        """weight: [O, ...] -> (the weight on its grid, the grid). What reads it is not looked at."""
+        grid = self.ranges.estimate(weight, scheme)
+        return fake_quantize(weight, grid), grid
