@@ -161,7 +161,7 @@ def _save(result: Result, folder: Path) -> Path:
         export_pt2(result.student, folder / "student.pt2")
     with run.step("write student.onnx"):
         student = folder / "student.onnx"
-        export_onnx(result.student, student, target, run)
+        written = export_onnx(result.student, student, target, run)
         write_preprocess(result.student.inputs, folder / "preprocess.json")
     with run.step("check student.onnx against the graph"):
         parity(result.student, student, run)
@@ -172,6 +172,7 @@ def _save(result: Result, folder: Path) -> Path:
         timed = measure_latency({"teacher": teacher, "student": student}, seconds=2.0, threads=torch.get_num_threads())
         for name, found in timed.items():
             run.log("latency", model=name, **found)
+    _note_limits(run, written, faster=timed["student"]["median_ms"] < timed["teacher"]["median_ms"])
     begun = run.ledger.entries[0]["at"]
     files = {name: _file(folder / name) for name in FILES if (folder / name).is_file() and name != "ledger.jsonl"}
     run.log("finish", seconds=round(time.time() - begun, 3), files=files)
@@ -203,6 +204,22 @@ def _note_file_sizes(run: Run, **files: Path) -> None:
         beside = path.with_name(path.name + ".data")
         taken = sum(file.stat().st_size for file in (path, beside) if file.exists())
         run.log("size", model=model, **fields, file_bytes=taken)
+
+
+def _note_limits(run: Run, written: Mapping[str, Any], *, faster: bool) -> None:
+    """What the file cannot give although it was asked for: users should hear it from us."""
+    layers = [entry for entry in run.ledger.entries if entry["event"] == "layer"]
+    asked = sorted({layer["bits"] for layer in layers} - {4, 8, 32})
+    if asked:
+        wanted = " and ".join(f"{bits}-bit weights in {4 if bits < 4 else 8} bits" for bits in asked)
+        run.log("note", text=f"ONNX has no such integers, so student.onnx stores {wanted}.")
+    if written["clipped_below_8_bits"]:
+        text = "Activations below 8 bits are computed in 8-bit integers and clipped: they make this file no faster."
+        run.log("note", text=text)
+    if not faster:
+        text = "On this machine student.onnx is not faster than the original. Integers pay where the processor has "
+        text += "instructions for them (VNNI, AMX, dot product) and layers are wide."
+        run.log("note", text=text)
 
 
 def _file(path: Path) -> dict[str, Any]:

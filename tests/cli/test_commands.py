@@ -60,7 +60,7 @@ def test_a_run_leaves_a_whole_folder(folder):
     events = [entry["event"] for entry in read_ledger(folder / "ledger.jsonl")]
     assert events[0] == "start"
     assert events[-1] == "finish"
-    assert {"model", "paper", "layer", "size", "latency", "fidelity", "parity", "export_onnx"} <= set(events)
+    assert {"model", "paper", "layer", "size", "latency", "fidelity", "parity", "conformance"} <= set(events)
 
 
 def test_the_file_is_smaller_and_says_what_it_computes(folder):

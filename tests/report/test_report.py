@@ -109,8 +109,8 @@ def record(folder, layers=5):
     run.log("fidelity", model="student", agreement=93.5, kl=0.01, snr_db=15.0, count=256, images_from="pink noise")
     run.log("parity", inputs="16 drawn inputs", exporter_steps=0.25, optimised_steps=1.5, top1_agreement=93.75)
     left = [{"name": "stage.3", "operator": "Conv", "why": "its input is not quantized"}]
-    fusion = {"operators": {"QLinearConv": 4, "Conv": 1}, "float_layers": left, "fused": False}
-    run.log("export_onnx", file="student.onnx", quantizers=9, fusion=fusion)
+    counts = {"QLinearConv": 4, "Conv": 1}
+    run.log("conformance", file="student.onnx", operators=counts, float_layers=left, fused=False)
     run.log("kept_float", path="stage.2.conv", why="keep_float names it")
     run.log("fixed_channels", group="fc", why="it feeds the output")
     run.log("note", text="4-bit weights save storage only.")

@@ -72,6 +72,11 @@ def decibels(value: float | None) -> str:
     return f"{value:.1f}{_SPACE}dB".replace("-", "−")
 
 
+def steps(value: float) -> str:
+    """A difference in steps of a grid; what is below a thousandth is float rounding."""
+    return "below 0.001" if value < 0.001 else f"{value:.3g}"
+
+
 def date(value: float | None) -> str:
     """Seconds since the epoch -> '2026-11-20 10:23 UTC'."""
     return "" if value is None else datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M UTC")

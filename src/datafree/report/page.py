@@ -41,6 +41,7 @@ def render(summary: dict[str, Any]) -> str:
         "percentage",
         "points",
         "decibels",
+        "steps",
         "date",
     ):
         environment.filters[name] = getattr(figures, name)
