@@ -5,6 +5,7 @@ from datafree.compensate.bias_correction import BiasCorrection
 from datafree.compensate.compensator import Compensator
 from datafree.compensate.equalize import Equalize
 from datafree.compensate.lbyl import LBYL
+from datafree.compensate.least_squares import LeastSquares
 from datafree.compensate.neuron_merging import NeuronMerging
 from datafree.compensate.udfc import UDFC
 
@@ -13,6 +14,7 @@ CATALOGUE: dict[str, type] = {
     "bias_correction": BiasCorrection,
     "equalize": Equalize,
     "lbyl": LBYL,
+    "least_squares": LeastSquares,
     "neuron_merging": NeuronMerging,
     "udfc": UDFC,
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from datafree.graph import ModelGraph
 from datafree.run import Run
 from datafree.spec import Paper
 
 
+@runtime_checkable  # pydantic checks a recipe's field with isinstance
 class Compensator(Protocol):
     """Repairs a damaged network from weights and stored statistics alone."""
 

@@ -42,7 +42,7 @@ def export_onnx(
     target: whose placement the graph follows; it decides which operators are expected to run in integers
 
     Returns plain data: bytes, quantizers written, stored bits of each weight, and `fusion` (see `conformance`). With a
-    run it is also a line of the ledger. Raises Refusal when the exporter cannot translate an operator.
+    run, the last is also a line of the ledger. Raises Refusal when the exporter cannot translate an operator.
     """
     path = Path(path)
     stored = as_stored(graph)
@@ -64,7 +64,7 @@ def export_onnx(
         "fusion": conformance(path, target),
     }
     if run is not None:
-        run.log("export_onnx", target=target.name, **summary)
+        run.log("conformance", file=path.name, target=target.name, **summary["fusion"])
     return summary
 
 

@@ -41,6 +41,7 @@ class Emitter:
         self.graph, self.grids = graph, grids
         self.placed = Placed()
         self.input_scale: dict[ir.Value, float] = {}
+        self.stored_by: dict[ir.Value, tuple[int, ir.Value]] = {}  # dequantized value -> key of its grid, and its codes
         self.weight_scale: dict[ir.Value, np.ndarray] = {}
 
     def emit(self) -> Placed:
@@ -67,17 +68,43 @@ class Emitter:
         # Codes are moved to begin at 0, so that uint8 saturates at the grid's lower end by itself.
         zero = self._constant(f"{stem}.zero_point", (quantizer.zero_point - scheme.qmin).to(torch.uint8))
         attributes = {"axis": quantizer.axis} if quantizer.scale.ndim else {}
-        nodes = [_node("QuantizeLinear", [source, scale, zero], f"{stem}.quantized", attributes)]
-        levels = scheme.qmax - scheme.qmin
-        if levels < 255:
+        key, levels = edge.attributes["key"].as_int(), scheme.qmax - scheme.qmin
+        pad = self._pad_of_codes(source, key)
+        if pad is not None:
+            inputs = [self.stored_by[_one(pad.inputs[0])][1], pad.inputs[1], zero, *pad.inputs[3:]]
+            nodes = [_node("Pad", inputs, f"{stem}.padded")]
+        else:
+            nodes = [_node("QuantizeLinear", [source, scale, zero], f"{stem}.quantized", attributes)]
+        if pad is None and levels < 255:
             highest = self._constant(f"codes_{levels}", torch.tensor(levels, dtype=torch.uint8))
             nodes.append(_node("Clip", [nodes[-1].outputs[0], None, highest], f"{stem}.clipped"))
             self.placed.clipped += 1
         nodes.append(_node("DequantizeLinear", [nodes[-1].outputs[0], scale, zero], f"{stem}.dequantized", attributes))
         if not quantizer.scale.ndim:
             self.input_scale[nodes[-1].outputs[0]] = float(quantizer.scale)
+        self.stored_by[nodes[-1].outputs[0]] = key, nodes[-2].outputs[0]
         self._replace(edge, nodes)
+        if pad is not None:
+            unread = _one(pad.inputs[0]).producer()
+            self.graph.remove([pad] if len(_one(pad.inputs[0]).uses()) > 1 else [pad, unread], safe=True)
         self.placed.activations += 1
+
+    def _pad_of_codes(self, source: ir.Value, key: int) -> ir.Node | None:
+        """The Pad with zeros that made a value, if it can pad codes with the zero point instead.
+
+        ONNX Runtime moves codes, not floats, through reshapes, slices and max pools by itself, but not through a Pad
+        (the shortcuts of CIFAR's ResNets).
+        """
+        node = source.producer()
+        if node is None or node.op_type != "Pad" or len(source.uses()) != 1:
+            return None
+        mode = node.attributes.get("mode")
+        value = node.inputs[2] if len(node.inputs) > 2 else None
+        constant = (mode is None or mode.as_string() == "constant") and (
+            value is None or (value.const_value is not None and not value.const_value.numpy().any())
+        )
+        known = self.stored_by.get(_one(node.inputs[0]))
+        return node if constant and known is not None and known[0] == key else None
 
     def _weight(self, edge: ir.Node) -> None:
         grid = self._grid(edge)

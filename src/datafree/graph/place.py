@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +41,9 @@ def activation_sites(graph: ModelGraph, target: Target) -> list[Site]:
     sites: list[Site] = []
     on_grid: dict[str, str] = {}
     for node in graph.module.graph.nodes:
+        source = _first_input(node)
+        if kind(node) == "slice" and node.name not in floating and source in on_grid:
+            on_grid[node.name] = on_grid[source]  # split and chunk give lists, whose items carry the quantizer on
         if node.name not in floating or node.op not in ("call_function", "placeholder"):
             continue
         readers = [user for user in node.users if user.op == "call_function"]
@@ -47,8 +51,7 @@ def activation_sites(graph: ModelGraph, target: Target) -> list[Site]:
             continue  # the output of the network
         if all(kind(user) in target.absorbed for user in readers):
             continue  # the runtime folds them into this operator
-        source = _first_input(node)
-        if kind(node) in target.carries and source in on_grid:
+        if (kind(node) in target.carries or node.target is operator.getitem) and source in on_grid:
             users = readers if target.outputs else [user for user in readers if kind(user) in target.quantized]
             if target.outputs and users:
                 sites.append(Site(node.name, tuple(user.name for user in users), on_grid[source]))
@@ -76,7 +79,7 @@ def _reads(user: fx.Node, node: fx.Node, target: Target) -> bool:
     """Whether `user` is a quantized operator, directly or behind operators that only move values."""
     if kind(user) in target.quantized:
         return True
-    if kind(user) in target.carries and kind(user) in _SHAPED:
+    if (kind(user) in target.carries and kind(user) in _SHAPED) or user.target is operator.getitem:
         return any(_reads(further, user, target) for further in user.users)
     return False
 

@@ -7,6 +7,7 @@ from datafree.prune.l1 import L1
 from datafree.prune.l2 import L2
 from datafree.prune.prune import prune
 from datafree.prune.random import Random
+from datafree.prune.schur import Schur
 
 CATALOGUE: dict[str, type] = {
     "bn_scale": BNScale,
@@ -14,6 +15,7 @@ CATALOGUE: dict[str, type] = {
     "l1": L1,
     "l2": L2,
     "random": Random,
+    "schur": Schur,
 }
 
 __all__ = ["CATALOGUE", "Criterion", "prune"]

@@ -35,6 +35,7 @@ class Schur:
         year=1993,
         venue="NIPS",
     )
+    comparable: ClassVar[bool] = True
 
     def score(self, graph: ModelGraph, group: ChannelGroup) -> Tensor:
         """group: C channels -> [C], share of unexplained energy when the channel goes; higher means keep."""

@@ -6,6 +6,7 @@ from datafree.quantize.gptq import GPTQ
 from datafree.quantize.minmax import MinMax
 from datafree.quantize.nearest import Nearest
 from datafree.quantize.quantize import quantize
+from datafree.quantize.rounding import Rounding
 from datafree.quantize.squant import SQuant
 
 CATALOGUE = {
@@ -17,4 +18,4 @@ CATALOGUE = {
     "gptq": GPTQ,
 }
 
-__all__ = ["CATALOGUE", "BNGaussian", "ClipSearch", "GPTQ", "MinMax", "Nearest", "SQuant", "quantize"]
+__all__ = ["CATALOGUE", "BNGaussian", "ClipSearch", "GPTQ", "MinMax", "Nearest", "Rounding", "SQuant", "quantize"]

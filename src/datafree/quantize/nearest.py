@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from datafree.functional.affine import fake_quantize
 from datafree.graph.readers import Reader
 from datafree.quantize.clip_search import ClipSearch
 from datafree.quantize.minmax import MinMax
@@ -23,6 +22,5 @@ class Nearest:
     paper: ClassVar[Paper] = MinMax.paper
 
     def round(self, weight: Tensor, scheme: Scheme, reader: Reader | None) -> tuple[Tensor, QParams]:
-        """weight: [O, ...] -> (the weight on its grid, the grid). What reads it is not looked at."""
-        grid = self.ranges.estimate(weight, scheme)
-        return fake_quantize(weight, grid), grid
+        """weight: [O, ...] -> (the weight as it was, the grid). What reads it is not looked at."""
+        return weight, self.ranges.estimate(weight, scheme)

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 import torch
 from torch import Tensor, fx
 
-from datafree.functional.affine import qparams_from_range
+from datafree.functional.affine import fake_quantize, qparams_from_range
 from datafree.graph.fields import Fields, fields_of
 from datafree.graph.marginal import Marginal
 from datafree.graph.means import propagate_means
@@ -26,8 +26,7 @@ from datafree.graph.readers import reader_of
 from datafree.nn import Quantizer
 from datafree.quantize.bn_gaussian import BNGaussian
 from datafree.quantize.gptq import GPTQ
-from datafree.quantize.nearest import Nearest
-from datafree.quantize.squant import SQuant
+from datafree.quantize.rounding import Rounding
 from datafree.run import Run
 from datafree.spec import QParams, Refusal, Scheme, Target
 
@@ -42,7 +41,7 @@ def quantize(
     run: Run,
     weights: int | None = 8,
     activations: int | None = 8,
-    rounding: Nearest | SQuant | GPTQ | None = None,
+    rounding: Rounding | None = None,
     ranges: BNGaussian | None = None,
     layer_bits: Mapping[str, int] | None = None,
     keep_float: Iterable[str] = (),
@@ -90,7 +89,7 @@ def _weights(
     graph: ModelGraph,
     fields: Fields,
     scheme: Scheme,
-    rounding: Nearest | SQuant | GPTQ,
+    rounding: Rounding,
     layer_bits: Mapping[str, int],
     keep: set[str],
     run: Run,
@@ -113,8 +112,6 @@ def _weights(
             value = value.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
             grid = replace(grid, axis=1) if layer.groups == 1 else _one_grid(value, own)
             if layer.groups > 1:
-                from datafree.functional.affine import fake_quantize
-
                 value = fake_quantize(weight, grid)
         student.set_tensor(name, value.reshape(weight.shape).to(weight.dtype))
         insert_weight_quantizer(student, name, grid)

@@ -60,7 +60,7 @@ def layer_chart(rows: Sequence[dict[str, Any]]) -> str:
         f"<title>{escape(_tooltip(row))}</title></rect>"
         for i, row in enumerate(rows)
     )
-    narrowest = min(width, 14 * len(rows) + 120)  # on a phone the picture scrolls rather than shrinks away
+    narrowest = min(width, max(640, 14 * len(rows) + 120))  # on a phone the picture scrolls rather than shrinks away
     return (
         f'<svg class="layers" viewBox="0 0 {width:.0f} {y:.0f}" role="img" '
         f'style="min-width:{narrowest:.0f}px;max-width:{1.2 * width:.0f}px" '

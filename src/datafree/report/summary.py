@@ -64,12 +64,33 @@ def summarize(entries: Iterable[Entry]) -> dict[str, Any]:
         "parity": _last(entries, "parity"),
         "conformance": _last(entries, "conformance"),
         "synthetic_images": sum(entry.get("count", 0) for entry in _all(entries, "synthesized")),
-        "kept_float": _unique(_all(entries, "kept_float"), "path"),
-        "fixed_channels": _unique(_all(entries, "fixed_channels"), "group"),
+        "left": _left(entries),
         "refused": _all(entries, "refused"),
         "notes": list(dict.fromkeys(entry.get("text", "") for entry in _all(entries, "note"))),
         "finish": finish,
     }
+
+
+_LEFT = {
+    "kept_float": ("path", "in float"),
+    "not_equalized": ("layer", "not equalized"),
+    "mean_repair_only": ("layer", "only its mean repaired"),
+    "bias_not_corrected": ("layer", "bias not corrected"),
+    "left_quantized": ("layer", "as rounded, not rebuilt"),
+}
+"""Event -> the field that names the part, and in what state it was left."""
+
+
+def _left(entries: list[Entry]) -> list[dict[str, str]]:
+    """Parts that were left as they were: {part, left, why}, each once."""
+    rows = []
+    for entry in entries:
+        if entry["event"] in _LEFT:
+            part, state = _LEFT[entry["event"]]
+            rows.append({"part": entry.get(part, ""), "left": state, "why": entry.get("why", "")})
+        elif entry["event"] == "pruned" and entry.get("left_because"):
+            rows.append({"part": entry.get("group", ""), "left": "unpruned", "why": entry["left_because"]})
+    return list({tuple(row.values()): row for row in rows}.values())
 
 
 def _all(entries: list[Entry], event: str) -> list[Entry]:
