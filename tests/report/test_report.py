@@ -112,7 +112,8 @@ def record(folder, layers=5):
     counts = {"QLinearConv": 4, "Conv": 1}
     run.log("conformance", file="student.onnx", operators=counts, float_layers=left, fused=False)
     run.log("kept_float", path="stage.2.conv", why="keep_float names it")
-    run.log("fixed_channels", group="fc", why="it feeds the output")
+    run.log("pruned", group="fc", channels=10, removed=[], left_because="it feeds the output")
+    run.log("pruned", group="stage", channels=10, removed=[1, 2, 3], left_because=None)
     run.log("note", text="4-bit weights save storage only.")
     run.log("finish", seconds=3.25, files={"student.onnx": {"bytes": 2100, "sha256": "cd" * 32}})
     return run
