@@ -26,11 +26,11 @@ from datafree.spec import Paper, QParams, Scheme, method
 class GPTQ:
     """Rounding under the analytic covariance of what the layer reads."""
 
-    shrink: float = Field(default=0.8, ge=0, le=1)
+    shrink: float = Field(default=0.95, ge=0, le=1)
     """Share of the analytic correlations that is trusted."""
 
-    mean: float = Field(default=0.02, ge=0)
-    """Share of the squared mean that varies between images and so stays in H."""
+    mean: float = Field(default=0.1, ge=0)
+    """Share of the squared mean that varies between images and so stays in H. This and `shrink` were chosen on CIFAR-10 ResNet-32."""
 
     damping: float = Field(default=0.01, gt=0)
     """Added to H's diagonal, as a share of its mean."""
