@@ -4,11 +4,12 @@
     python -m benchmarks.accuracy resnet20_c10 --settings W4A4 P30
     python -m benchmarks.accuracy --fresh                  # measure all again
 
-Writes `benchmarks/results/accuracy.csv`. No method sees an image: strictness L0, only the network. One run a row, for nothing
-here is random. Protocol `layer_inputs` (the papers'): every layer's weights at the stated bits, first and last included, per output
-channel, asymmetric; one activation quantizer on the input of every layer, per tensor, the network's input and the classifier's input at
-8 bits at least; adds in float. Protocol `onnxruntime` (the file users get): weights symmetric, inputs and outputs of all operators
-quantized, adds included. `inner` channels: those that one layer makes, the first convolution of a residual block.
+Writes `benchmarks/results/accuracy.csv`. No method sees an image: strictness L0, only the network. One run a row,
+for nothing here is random. Protocol `layer_inputs` (the papers'): every layer's weights at the stated bits, first
+and last included, per output channel, asymmetric; one activation quantizer on the input of every layer, per tensor,
+the network's input and the classifier's input at 8 bits at least; adds in float. Protocol `onnxruntime` (the file
+users get): weights symmetric, inputs and outputs of all operators quantized, adds included. `inner` channels: those
+that one layer makes, the first convolution of a residual block.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "P30 W6A6": {**_BITS["W6A6"], "ratio": 0.3},
     **{f"{name} global": {**_FLOAT, "ratio": share, "allocation": "global"} for name, share in _SHARES.items()},
 }
-"""Setting -> fields of a recipe. P30: 30 % of the inner channels gone, uniformly; `global`: as many parameters, allocated."""
+"""Setting -> fields of a recipe. P30: 30 % of the inner channels gone, uniformly; `global`: as many parameters,
+allocated.
+"""
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "closed_form": ("closed_form", {}),
@@ -62,14 +65,17 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "neuron_merging": ("closed_form", {"criterion": {"name": "l1"}, "compensator": {"name": "neuron_merging"}}),
     "lbyl": ("closed_form", {"criterion": {"name": "l2"}, "compensator": {"name": "lbyl"}}),
 }
-"""Method -> recipe and what differs from its defaults. Rounding methods share our activation ranges and bias correction."""
+"""Method -> recipe and what differs from its defaults. Rounding methods share our activation ranges and bias
+correction.
+"""
 
 ROUNDINGS, REPAIRS = ("nearest", "squant"), ("l1", "l1 unrepaired", "neuron_merging", "lbyl")
 HEADLINE = ("resnet20_c10", "resnet56_c10")
 
 COLUMNS = (
-    "network", "method", "setting", "protocol", "strictness", "fp32_top1", "top1", "change", "standard_error", "images", "seed",
-    "parameters_before", "parameters", "macs_before", "macs", "compress_seconds", "seconds", "note", "commit", "machine", "torch",
+    "network", "method", "setting", "protocol", "strictness", "fp32_top1", "top1", "change", "standard_error",
+    "images", "seed", "parameters_before", "parameters", "macs_before", "macs", "compress_seconds", "seconds",
+    "note", "commit", "machine", "torch",
 )  # fmt: skip
 
 
@@ -115,9 +121,10 @@ def measure(entry: Any, fp32: float, setting: str, method: str) -> dict[str, Any
         return {**row, "note": str(refusal), "seconds": f"{time.perf_counter() - start:.1f}"}
     before, after = cost(entry.graph), cost(student)
     return {
-        **row, "top1": f"{found.top1:.2f}", "change": f"{found.top1 - fp32:+.2f}", "standard_error": f"{found.standard_error:.2f}",
-        "images": found.count, "parameters_before": before.parameters, "parameters": after.parameters, "macs_before": before.macs,
-        "macs": after.macs, "compress_seconds": f"{seconds:.2f}", "seconds": f"{time.perf_counter() - start:.1f}",
+        **row, "top1": f"{found.top1:.2f}", "change": f"{found.top1 - fp32:+.2f}", "standard_error":
+        f"{found.standard_error:.2f}", "images": found.count, "parameters_before": before.parameters, "parameters":
+        after.parameters, "macs_before": before.macs, "macs": after.macs, "compress_seconds": f"{seconds:.2f}",
+        "seconds": f"{time.perf_counter() - start:.1f}",
     }  # fmt: skip
 
 
@@ -162,7 +169,9 @@ def main() -> None:
             current, entry = network, load(network)
         row = measure(entry, expected[network], setting, method)
         write({**read(options.results), key: row}, options.results)
-        print(f"{network:26} {setting:17} {method:15} {row.get('top1', row.get('note'))}  {row['seconds']} s", flush=True)
+        print(
+            f"{network:26} {setting:17} {method:15} {row.get('top1', row.get('note'))}  {row['seconds']} s", flush=True
+        )
 
 
 if __name__ == "__main__":

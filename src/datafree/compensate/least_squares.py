@@ -4,8 +4,8 @@ For a layer y = V a that lost input channels, with a the activation *after* ReLU
 
     V' = V G[:, K] (G[K, K] + ridge)^-1,      the best reader of the kept channels K,
     E[y] is restored by the difference (V - V') E[a]: in the bias, or in the running mean of the BatchNorm that follows,
-    Var[y'] / Var[y] = diag(V' G V'^T) / diag(V G V^T) scales that BatchNorm's running variance: what regression shrinks is
-    stretched again, the analytic twin of re-estimating BatchNorm statistics on images.
+    Var[y'] / Var[y] = diag(V' G V'^T) / diag(V G V^T) scales that BatchNorm's running variance: what regression
+    shrinks is stretched again, the analytic twin of re-estimating BatchNorm statistics on images.
 
 G is analytic (`graph.fields`). Grouped readers, and readers whose input no rule carries, get the mean repair alone.
 """
@@ -48,7 +48,9 @@ class LeastSquares:
     )
 
     def compensate(self, student: ModelGraph, teacher: ModelGraph, run: Run) -> ModelGraph:
-        """student: pruned, BatchNorm not folded, `kept` telling which rows of the teacher it holds -> a repaired copy."""
+        """student: pruned, BatchNorm not folded, `kept` telling which rows of the teacher it holds -> a repaired
+        copy.
+        """
         student, fields = student.copy(), fields_of(teacher)
         for layer in teacher.layers:
             kept = student.kept.get((layer.weight, 0 if layer.kind == "conv_transpose" else 1))
@@ -62,7 +64,9 @@ class LeastSquares:
             self._repair(student, teacher, reader, kept, reader.patch)
         return student
 
-    def _repair(self, student: ModelGraph, teacher: ModelGraph, reader: Reader, kept: Tensor, gram: Tensor | None) -> None:
+    def _repair(
+        self, student: ModelGraph, teacher: ModelGraph, reader: Reader, kept: Tensor, gram: Tensor | None
+    ) -> None:
         layer, taps = reader.layer, reader.weight.shape[2]
         if gram is not None:
             columns = (kept[:, None] * taps + torch.arange(taps)).flatten()

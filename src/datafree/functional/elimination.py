@@ -1,7 +1,8 @@
 """Which channels of a layer's input can be spared: exact backward elimination, every column of a channel at once.
 
-Legend: y = V a, a: [D], D = C k (k columns per channel: taps, or positions of a flattened map); G = Cov(a, a); w: [O], weight of each
-output's squared error. The best V' without channel c costs tr(V_c' diag(w) V_c (P_cc)^-1) more, with P = G^-1 of the channels left.
+Legend: y = V a, a: [D], D = C k (k columns per channel: taps, or positions of a flattened map); G = Cov(a, a); w:
+[O], weight of each output's squared error. The best V' without channel c costs tr(V_c' diag(w) V_c (P_cc)^-1) more,
+with P = G^-1 of the channels left.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from torch import Tensor
 class Elimination:
     """One reader of a group of channels, while channels are taken out one after the other.
 
-    weight: [O, D] of the reader; gram: [D, D], covariance of what it reads; importance: [O]; columns: [C, k], the columns of each
-    channel of the group (the others always stay); ridge: relative to the mean of gram's diagonal
+    weight: [O, D] of the reader; gram: [D, D], covariance of what it reads; importance: [O]; columns: [C, k], the
+    columns of each channel of the group (the others always stay); ridge: relative to the mean of gram's diagonal
     """
 
     weight: Tensor
@@ -30,7 +31,9 @@ class Elimination:
     def __post_init__(self) -> None:
         self.weight, self.gram = self.weight.double(), self.gram.double()
         size = self.gram.shape[0]
-        loaded = self.gram + self.ridge * self.gram.diagonal().mean().clamp(min=1e-12) * torch.eye(size, dtype=self.gram.dtype)
+        loaded = self.gram + self.ridge * self.gram.diagonal().mean().clamp(min=1e-12) * torch.eye(
+            size, dtype=self.gram.dtype
+        )
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(loaded))
         self.precision = (inverse + inverse.T) / 2
         self.scaled = self.weight * self.importance.double().sqrt()[:, None]
@@ -61,8 +64,8 @@ class Elimination:
 def elimination_losses(readers: Sequence[Elimination | SharedElimination], size: int) -> Tensor:
     """Total loss, as a share of the readers' output energy, at which each of `size` channels is given up: [size].
 
-    Channels leave in the order of least added loss to all readers together; the one left last has the greatest value. The values
-    grow along that order, so "remove all below t" is the greedy choice for every t.
+    Channels leave in the order of least added loss to all readers together; the one left last has the greatest
+    value. The values grow along that order, so "remove all below t" is the greedy choice for every t.
     """
     if not readers:
         return torch.zeros(size)
@@ -83,7 +86,9 @@ def elimination_losses(readers: Sequence[Elimination | SharedElimination], size:
 
 
 def solve_kept(weight: Tensor, gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
-    """The reader of the kept columns alone that comes closest to V a: V' = V G[:, K] (G[K, K] + ridge)^-1. -> [O, |K|]."""
+    """The reader of the kept columns alone that comes closest to V a: V' = V G[:, K] (G[K, K] + ridge)^-1. -> [O,
+    |K|].
+    """
     weight, gram = weight.double(), gram.double()
     own = gram[kept][:, kept]
     own = own + ridge * own.diagonal().mean().clamp(min=1e-12) * torch.eye(len(kept), dtype=own.dtype)
@@ -95,7 +100,8 @@ def solve_kept(weight: Tensor, gram: Tensor, kept: Tensor, ridge: float) -> Tens
 
 @dataclass
 class SharedElimination:
-    """The same with one mixing vector for all columns of a channel: V'[:, c, u] = V[:, c, u] + sum_p m[c, p] V[:, p, u].
+    """The same with one mixing vector for all columns of a channel: V'[:, c, u] = V[:, c, u] + sum_p m[c, p] V[:, p,
+    u].
 
     Exact when the covariance is separable (channels x taps), and C^3 where `Elimination` is (C k)^3.
 
@@ -121,7 +127,9 @@ class SharedElimination:
     def remove(self, channel: int) -> None:
         p, k = self.precision[channel].clone(), self.coupling[channel].clone()
         share = p / p[channel]
-        self.coupling = self.coupling - torch.outer(share, k) - torch.outer(k, share) + k[channel] * torch.outer(share, share)
+        self.coupling = (
+            self.coupling - torch.outer(share, k) - torch.outer(k, share) + k[channel] * torch.outer(share, share)
+        )
         self.precision = self.precision - torch.outer(p, share)
         for matrix in (self.precision, self.coupling):
             matrix[channel] = 0.0

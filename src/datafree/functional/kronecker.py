@@ -1,7 +1,7 @@
 """GPTQ for wide layers: the covariance of a patch as channels x taps, H = C (x) R, never formed.
 
-chol(H^-1) = chol(C^-1) (x) chol(R^-1), so the work is O K I^2 and the factorisations I^3 + K^3, where plain GPTQ needs (I K)^2 O and
-(I K)^3: a 512 x 512 x 3 x 3 convolution takes a ninth of the time and 1/81 of the memory.
+chol(H^-1) = chol(C^-1) (x) chol(R^-1), so the work is O K I^2 and the factorisations I^3 + K^3, where plain GPTQ
+needs (I K)^2 O and (I K)^3: a 512 x 512 x 3 x 3 convolution takes a ninth of the time and 1/81 of the memory.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def kronecker_gptq(weight: Tensor, rows: Rows, channels: Tensor, taps: Tensor, d
                     own[t + 1 :].addr_(share[t, t + 1 :], off, alpha=-1)
             errors[i - start] = (inner.T @ left) / outer[i, i]
         if stop < inputs:
-            free[stop:].view(inputs - stop, -1).addmm_(outer[start:stop, stop:].T, errors.view(stop - start, -1), alpha=-1)
+            free[stop:].view(inputs - stop, -1).addmm_(
+                outer[start:stop, stop:].T, errors.view(stop - start, -1), alpha=-1
+            )
     out = torch.empty_like(q)
     out[order] = q
     return out.permute(2, 0, 1).contiguous()

@@ -1,8 +1,8 @@
 """Which integer each weight becomes.
 
-Legend: w a row of weights [D], s and z its scale and zero point, q in [low, high] its integers, e = s (q - z) - w the error; H = E[a a']
-of the patch a the row reads, so that e'He is the mean squared error of the layer's output. All functions work on many rows [R, D]
-at once, float32.
+Legend: w a row of weights [D], s and z its scale and zero point, q in [low, high] its integers, e = s (q - z) - w the
+error; H = E[a a'] of the patch a the row reads, so that e'He is the mean squared error of the layer's output. All
+functions work on many rows [R, D] at once, float32.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def error(weight: Tensor, q: Tensor, rows: Rows, gram: Tensor) -> Tensor:
 def gain(weight: Tensor, q: Tensor, rows: Rows, gram: Tensor) -> Tensor:
     """The factor on each row's scale after which the rounded row answers the signal as strongly as the row did: [R].
 
-    <w, f w_q>_H = <w, w>_H: coarse rounding shrinks a row towards zero, and a scale is free to undo it. 1 where rounding kept less than
-    a tenth of the row, for there the factor would only stretch noise.
+    <w, f w_q>_H = <w, w>_H: coarse rounding shrinks a row towards zero, and a scale is free to undo it. 1 where
+    rounding kept less than a tenth of the row, for there the factor would only stretch noise.
     """
     projected = weight @ gram
     whole, rounded = (projected * weight).sum(1), (projected * rows.values(q)).sum(1)
@@ -78,10 +78,12 @@ def gain(weight: Tensor, q: Tensor, rows: Rows, gram: Tensor) -> Tensor:
 
 
 def gptq(weight: Tensor, rows: Rows, gram: Tensor, damping: float = 0.01) -> Tensor:
-    """Columns rounded in turn, each error spread over the columns still free. weight: [R, D], gram: [D, D] -> integers [R, D].
+    """Columns rounded in turn, each error spread over the columns still free. weight: [R, D], gram: [D, D] ->
+    integers [R, D].
 
-    Frantar et al. 2022 (2210.17323), section 3: with U the upper Cholesky factor of H^-1, column j's error divided by U_jj is taken off
-    the later columns along U_j. Columns go by falling H_jj: those that matter most are rounded while all others can still give way.
+    Frantar et al. 2022 (2210.17323), section 3: with U the upper Cholesky factor of H^-1, column j's error divided
+    by U_jj is taken off the later columns along U_j. Columns go by falling H_jj: those that matter most are rounded
+    while all others can still give way.
     """
     size = weight.shape[1]
     order = gram.diagonal().argsort(descending=True)
@@ -104,7 +106,9 @@ def gptq(weight: Tensor, rows: Rows, gram: Tensor, damping: float = 0.01) -> Ten
 
 def inverse_factor(gram: Tensor, damping: float) -> Tensor:
     """Upper Cholesky factor of (H + damping mean(diag H) I)^-1."""
-    loaded = gram.double() + damping * gram.diagonal().double().mean().clamp(min=1e-20) * torch.eye(len(gram), dtype=torch.float64)
+    loaded = gram.double() + damping * gram.diagonal().double().mean().clamp(min=1e-20) * torch.eye(
+        len(gram), dtype=torch.float64
+    )
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(loaded))
     return torch.linalg.cholesky(inverse, upper=True).to(gram.dtype)
 
@@ -137,11 +141,13 @@ def descend(weight: Tensor, q: Tensor, rows: Rows, gram: Tensor, sweeps: int) ->
 
 
 def squant(weight: Tensor, rows: Rows, taps: int) -> Tensor:
-    """Rounding whose errors cancel: within half a step over each kernel, then over each row. weight: [R, I taps] -> integers.
+    """Rounding whose errors cancel: within half a step over each kernel, then over each row. weight: [R, I taps] ->
+    integers.
 
-    Guo et al. 2022 (2202.07471), algorithms 1 to 4: of the weights whose rounding error has the sign of the sum, the largest errors are rounded the
-    other way until the sum is below one half. After the kernels, each offers one weight (the next it would have flipped, or the last
-    it did, to be flipped back) from which the row's own sum is settled.
+    Guo et al. 2022 (2202.07471), algorithms 1 to 4: of the weights whose rounding error has the sign of the sum, the
+    largest errors are rounded the other way until the sum is below one half. After the kernels, each offers one
+    weight (the next it would have flipped, or the last it did, to be flipped back) from which the row's own sum is
+    settled.
     """
     u = weight / rows.scale[:, None] + rows.zero[:, None]
     q = u.round().clamp(rows.low, rows.high)

@@ -132,10 +132,12 @@ def mixed(parts: list[Marginal], counts: list[int]) -> Marginal | None:
 
 
 def summed(left: Marginal, right: Marginal, correlation: Tensor, var: Tensor) -> Marginal:
-    """The distribution of left + right, coupled by a Gaussian copula. correlation, var: [C], of the operands and of the sum.
+    """The distribution of left + right, coupled by a Gaussian copula. correlation, var: [C], of the operands and of
+    the sum.
 
-    A shortcut behind a ReLU plus a branch is far from Gaussian: its lower end is the branch's alone. Both are read on a coarse grid of
-    independent normals, sorted, and the quantiles of the sum taken; mean and variance are then set to what is known of them.
+    A shortcut behind a ReLU plus a branch is far from Gaussian: its lower end is the branch's alone. Both are read
+    on a coarse grid of independent normals, sorted, and the quantiles of the sum taken; mean and variance are then
+    set to what is known of them.
     """
     nodes = torch.linspace(-5.0, 5.0, 25, dtype=torch.float64)
     first, second = (z.flatten() for z in torch.meshgrid(nodes, nodes, indexing="ij"))

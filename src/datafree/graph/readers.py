@@ -1,4 +1,6 @@
-"""How a layer reads its input, as least squares needs it: covariance, weights as a matrix, importance of its outputs."""
+"""How a layer reads its input, as least squares needs it: covariance, weights as a matrix, importance of its
+outputs.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,15 @@ from datafree.graph.fields import Fields
 from datafree.graph.model_graph import Layer, ModelGraph
 
 LARGEST = 1536
-"""Columns up to which a layer's full patch covariance is used (64 MB of work space in float64); wider layers share their taps."""
+"""Columns up to which a layer's full patch covariance is used (64 MB of work space in float64); wider layers share
+their taps.
+"""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """weight: [O, C, taps]; tapwise: [taps, taps], tap correlation; channels: [C, C], covariance at one position; mean: [C];
-    inside: [taps], share of output positions at which each tap lies on the map; importance: [O];
+    """weight: [O, C, taps]; tapwise: [taps, taps], tap correlation; channels: [C, C], covariance at one position;
+    mean: [C]; inside: [taps], share of output positions at which each tap lies on the map; importance: [O];
     patch: [C taps, C taps], covariance of the whole patch, None when wider than LARGEST."""
 
     layer: Layer
@@ -48,8 +52,8 @@ class Reader:
 def reader_of(graph: ModelGraph, fields: Fields, layer: Layer) -> Reader | None:
     """None when the walk knows nothing of the layer's input, or when the layer is grouped.
 
-    importance: gamma^2 / variance of the BatchNorm after the layer, so that errors count as they reach the next value; without
-    BatchNorm every output counts by the inverse of its own variance.
+    importance: gamma^2 / variance of the BatchNorm after the layer, so that errors count as they reach the next
+    value; without BatchNorm every output counts by the inverse of its own variance.
     """
     if layer.node not in fields.inputs or layer.groups != 1:
         return None

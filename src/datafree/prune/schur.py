@@ -1,8 +1,9 @@
 """Schur: keep what cannot be rebuilt.
 
-A channel is worth what its readers lose when it goes *and the channels that stay take over what they can*: the Schur residual of the
-covariance, weighted by the readers' energy. Channels are given up one after the other, the cheapest first, everything updated in
-between (optimal brain surgeon, a channel at a time). The covariance is analytic (`graph.fields`): no image is needed.
+A channel is worth what its readers lose when it goes *and the channels that stay take over what they can*: the Schur
+residual of the covariance, weighted by the readers' energy. Channels are given up one after the other, the cheapest
+first, everything updated in between (optimal brain surgeon, a channel at a time). The covariance is analytic
+(`graph.fields`): no image is needed.
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class Schur:
         """A reader whose input is unknown: channels of unit variance, nothing to be rebuilt."""
         weight = graph.tensor(name).double()
         weight = weight.transpose(0, 1) if kind == "conv_transpose" else weight
-        energy = weight.transpose(0, 1).flatten(1).square().sum(1) if weight.shape[1] > 1 else weight.flatten(1).square().sum(1)
+        energy = (
+            weight.transpose(0, 1).flatten(1).square().sum(1)
+            if weight.shape[1] > 1
+            else weight.flatten(1).square().sum(1)
+        )
         per_channel = energy[index.clamp(max=len(energy) - 1)].sum(1)
         return SharedElimination(torch.eye(len(index), dtype=torch.float64), torch.diag(per_channel), self.ridge)

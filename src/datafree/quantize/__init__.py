@@ -18,4 +18,4 @@ CATALOGUE = {
     "gptq": GPTQ,
 }
 
-__all__ = ["CATALOGUE", "BNGaussian", "ClipSearch", "GPTQ", "MinMax", "Nearest", "Rounding", "SQuant", "quantize"]
+__all__ = ["CATALOGUE", "GPTQ", "BNGaussian", "ClipSearch", "MinMax", "Nearest", "Rounding", "SQuant", "quantize"]

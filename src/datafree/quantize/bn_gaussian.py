@@ -1,9 +1,10 @@
 """Activation ranges from BatchNorm alone: the clip with the least expected error.
 
-A BatchNorm tells mean and standard deviation of every channel; behind a ReLU that is a rectified Gaussian. One tensor holds the mixture of
-its channels. For every candidate range the expected squared rounding error is integrated over the mixture, channels weighted by the
-energy with which the next layer reads them; what bias correction removes (the mean error of a channel) does not count. The best range
-is then widened by a margin, since real activations have heavier tails than Gaussians.
+A BatchNorm tells mean and standard deviation of every channel; behind a ReLU that is a rectified Gaussian. One
+tensor holds the mixture of its channels. For every candidate range the expected squared rounding error is integrated
+over the mixture, channels weighted by the energy with which the next layer reads them; what bias correction removes
+(the mean error of a channel) does not count. The best range is then widened by a margin, since real activations have
+heavier tails than Gaussians.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class BNGaussian:
     """Ranges tried, evenly up to the largest value within 6.5 standard deviations of any channel."""
 
     margin: float = Field(default=1.25, gt=0, le=4)
-    """Widens the range that would be best for Gaussians. Chosen on CIFAR-10 ResNet-20 and 32, confirmed on the others."""
+    """Widens the range that would be best for Gaussians. Chosen on CIFAR-10 ResNet-20 and 32, confirmed on the
+    others.
+    """
 
     paper: ClassVar[Paper] = Paper(
         key="banner2019",
@@ -39,7 +42,8 @@ class BNGaussian:
     )
 
     def estimate(self, x: Marginal, scheme: Scheme, importance: Tensor | None = None) -> QParams:
-        """x: distributions of C channels; importance: [C], error weights, all equal when None -> one grid for the tensor.
+        """x: distributions of C channels; importance: [C], error weights, all equal when None -> one grid for the
+        tensor.
 
         A range whose lower end is 0 (behind a ReLU) keeps it, so that no code is wasted on values that do not occur.
         """

@@ -1,10 +1,10 @@
 """GPTQ-style rounding with an analytic covariance: no image, and the error that counts is the layer's output error.
 
-For every output channel: over a few clip ratios, round the columns one after the other and let those still free take up each error
-(optimal brain compression); keep the ratio whose output error is least; settle the integers by coordinate descent on e'He; at last set
-the scale so that the row's answer to the signal keeps its strength. H comes from the stationary fields of `graph.fields`:
-correlations are shrunk towards independence, and a share of the squared mean stays in H, because bias correction removes the mean
-error only on average over images.
+For every output channel: over a few clip ratios, round the columns one after the other and let those still free take
+up each error (optimal brain compression); keep the ratio whose output error is least; settle the integers by
+coordinate descent on e'He; at last set the scale so that the row's answer to the signal keeps its strength. H comes
+from the stationary fields of `graph.fields`: correlations are shrunk towards independence, and a share of the
+squared mean stays in H, because bias correction removes the mean error only on average over images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class GPTQ:
     """Share of the analytic correlations that is trusted."""
 
     mean: float = Field(default=0.1, ge=0)
-    """Share of the squared mean that varies between images and so stays in H. This and `shrink` were chosen on CIFAR-10 ResNet-32."""
+    """Share of the squared mean that varies between images and so stays in H. This and `shrink` were chosen on
+    CIFAR-10 ResNet-32.
+    """
 
     damping: float = Field(default=0.01, gt=0)
     """Added to H's diagonal, as a share of its mean."""
@@ -42,7 +44,9 @@ class GPTQ:
     """Sweeps of coordinate descent after the last choice."""
 
     plain_from: int = Field(default=7, ge=2)
-    """From this many bits on the nearest point of the min-max grid is taken: what is left to gain is below what can be measured."""
+    """From this many bits on the nearest point of the min-max grid is taken: what is left to gain is below what can
+    be measured.
+    """
 
     paper: ClassVar[Paper] = Paper(
         key="frantar2022",
@@ -95,7 +99,9 @@ class GPTQ:
         return rows.scaled(gain(flat, q, rows, gram)), q
 
     def _wide(self, weight: Tensor, scheme: Scheme, reader: Reader) -> tuple[Rows, Tensor]:
-        """The same with H = C (x) R, the clip chosen by nearest rounding, no descent: for layers of thousands of columns."""
+        """The same with H = C (x) R, the clip chosen by nearest rounding, no descent: for layers of thousands of
+        columns.
+        """
         channels = self.shrink * reader.channels + self.mean * torch.outer(reader.mean, reader.mean)
         diagonal = reader.channels.diagonal()
         channels.diagonal().add_((1 - self.shrink) * diagonal + self.damping * diagonal.mean())

@@ -11,7 +11,6 @@ from torch import Tensor, fx
 
 from datafree.functional.affine import fake_quantize, qparams_from_range
 from datafree.graph.fields import Fields, fields_of
-from datafree.graph.marginal import Marginal
 from datafree.graph.means import propagate_means
 from datafree.graph.model_graph import Layer, ModelGraph
 from datafree.graph.operators import LAYERS, kind
@@ -31,7 +30,9 @@ from datafree.run import Run
 from datafree.spec import QParams, Refusal, Scheme, Target
 
 EDGE_BITS = 8
-"""Least bits of the network's input and of what its last layer reads: pixels are 8-bit numbers, and a handful of pooled features decide."""
+"""Least bits of the network's input and of what its last layer reads: pixels are 8-bit numbers, and a handful of
+pooled features decide.
+"""
 
 
 def quantize(
@@ -52,8 +53,8 @@ def quantize(
     rounding: how weights become integers (GPTQ); ranges: how activation ranges are told (BNGaussian)
     keep_float: globs of module paths whose layers keep float weights and read float activations
 
-    BatchNorms should be folded first: one that is not stays in float. An activation whose distribution nothing tells stays in float and is
-    logged as such. Raises Refusal when a glob fits no layer.
+    BatchNorms should be folded first: one that is not stays in float. An activation whose distribution nothing tells
+    stays in float and is logged as such. Raises Refusal when a glob fits no layer.
     """
     rounding, ranges = rounding or GPTQ(), ranges or BNGaussian()
     keep = _matching(graph, keep_float, "keep_float")
@@ -108,7 +109,8 @@ def _weights(
         weight = student.tensor(name)
         rows = _rows(weight, layer)
         value, grid = rounding.round(rows, own, reader_of(graph, fields, layer))
-        if layer.kind == "conv_transpose":  # rows were [O, I / groups ...]; the stored weight keeps its channels on axis 1
+        # rows were [O, I / groups ...]; the stored weight keeps its channels on axis 1
+        if layer.kind == "conv_transpose":
             value = value.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
             grid = replace(grid, axis=1) if layer.groups == 1 else _one_grid(value, own)
             if layer.groups > 1:
@@ -125,7 +127,9 @@ def _rows(weight: Tensor, layer: Layer) -> Tensor:
 
 
 def _one_grid(weight: Tensor, scheme: Scheme) -> QParams:
-    """Grouped transposed convolutions repeat their output axis in every group: one scale for the tensor is what runtimes take."""
+    """Grouped transposed convolutions repeat their output axis in every group: one scale for the tensor is what
+    runtimes take.
+    """
     return qparams_from_range(weight.min(), weight.max(), replace(scheme, granularity="tensor"))
 
 
@@ -177,7 +181,9 @@ def _readers(node: fx.Node) -> set[str]:
 
 
 def _importance(graph: ModelGraph, node: fx.Node, channels: int) -> Tensor | None:
-    """Energy [C] with which the layers behind a value read each of its channels; None when none reads it channel by channel."""
+    """Energy [C] with which the layers behind a value read each of its channels; None when none reads it channel by
+    channel.
+    """
     total = torch.zeros(channels)
     for layer in graph.layers:
         if layer.node in {user.name for user in node.users} and layer.groups == 1 and layer.kind != "conv_transpose":

@@ -1,8 +1,8 @@
 """SQuant: rounding on the fly, without data.
 
-The layer's error e'He, with H taken as a diagonal plus a constant over each kernel plus a constant over each output channel, is least
-when rounding errors cancel within every kernel and every channel: at most half a step is left of each sum. Elements flip to their other
-neighbour, largest error first, until that holds. No covariance is needed at all.
+The layer's error e'He, with H taken as a diagonal plus a constant over each kernel plus a constant over each output
+channel, is least when rounding errors cancel within every kernel and every channel: at most half a step is left of
+each sum. Elements flip to their other neighbour, largest error first, until that holds. No covariance is needed at all.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class SQuant:
     def round(self, weight: Tensor, scheme: Scheme, reader: Reader | None) -> tuple[Tensor, QParams]:
         """weight: [O, I, k, k] or [O, I] -> (the weight on its grid, the grid)."""
         grid = self.ranges.estimate(weight, scheme)
-        rows = Rows(grid.scale.expand(len(weight)), grid.zero_point.float().expand(len(weight)), scheme.qmin, scheme.qmax)
+        rows = Rows(
+            grid.scale.expand(len(weight)), grid.zero_point.float().expand(len(weight)), scheme.qmin, scheme.qmax
+        )
         taps = weight[0, 0].numel() if weight.ndim > 2 else 1
         q = squant(weight.flatten(1).float(), rows, taps).reshape(weight.shape)
         return dequantize(q, grid), grid

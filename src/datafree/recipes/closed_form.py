@@ -21,7 +21,9 @@ Bits = Annotated[int, Field(ge=2, le=8)]
 
 @method
 class ClosedForm:
-    """Prune what can be rebuilt, rebuild it by least squares behind the activation, round under the analytic covariance, correct the biases."""
+    """Prune what can be rebuilt, rebuild it by least squares behind the activation, round under the analytic
+    covariance, correct the biases.
+    """
 
     weights: Bits | None = 8
     """Bits of weights; none keeps them float."""
@@ -61,7 +63,8 @@ class ClosedForm:
                 student = self.compensator.compensate(student, teacher, run)
         folded = fold_batchnorm(student)
         with run.step("quantize"):
-            student = quantize(folded, target=TARGETS[self.target], run=run, weights=self.weights, activations=self.activations,
+            student = quantize(folded, target=TARGETS[self.target], run=run, weights=self.weights,
+            activations=self.activations,
                                rounding=self.rounding, ranges=self.ranges, layer_bits=self.layer_bits,
                                keep_float=self.keep_float)  # fmt: skip
         with run.step("correct_biases"):

@@ -87,8 +87,9 @@ def from_yaml(text: str, source: str = "the settings") -> dict[str, Any]:
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
-    """Plain data as YAML, in the order given; read back by `from_yaml`."""
-    return yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    """Plain data as YAML, in the order given; read back by `from_yaml`. Letters beyond ASCII are escaped: PyYAML writes
+    some of them (U+0085) in a way that it does not read back."""
+    return yaml.safe_dump(_plain(values), sort_keys=False, default_flow_style=None, width=120)
 
 
 def overrides(assignments: Iterable[str]) -> dict[str, Any]:

@@ -24,7 +24,9 @@ class UDFCRecipe:
     weights: Bits | None = 8
     """Bits of weights; none keeps them float."""
     activations: Bits | None = 8
-    """Bits of activations; none keeps them float. The paper is silent on ranges: BatchNorm's Gaussians give them here."""
+    """Bits of activations; none keeps them float. The paper is silent on ranges: BatchNorm's Gaussians give them
+    here.
+    """
     ratio: float = Field(default=0.0, ge=0, lt=1)
     """Share of the inner channels to remove."""
     scope: Literal["inner", "all"] = "inner"
@@ -53,7 +55,8 @@ class UDFCRecipe:
                 student = self.compensator.compensate(student, teacher, run)
         folded = fold_batchnorm(student)
         with run.step("quantize"):
-            student = quantize(folded, target=TARGETS[self.target], run=run, weights=self.weights, activations=self.activations,
+            student = quantize(folded, target=TARGETS[self.target], run=run, weights=self.weights,
+            activations=self.activations,
                                rounding=self.rounding, ranges=self.ranges)  # fmt: skip
         if self.weights is None:
             return student
