@@ -121,6 +121,8 @@ def _anonymous(model: ir.Model) -> None:
     for value in [*graph.inputs, *graph.outputs, *graph.initializers.values()]:
         value.metadata_props.clear()
         value.doc_string = None
+        if value.is_initializer():
+            value.shape, value.type = None, None  # the tensor itself tells
     for value in [*graph.inputs, *graph.outputs]:
         if value.shape is not None and value.shape.rank():
             value.shape = ir.Shape(["batch", *value.shape[1:]])

@@ -13,6 +13,7 @@ inputs have no flip and agree to a ten-thousandth of a step, so differences are 
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def parity(
 
     exporter, floor = steps(plain, kept), None
     if exporter.median() > 1:
-        with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"), torch.backends.mkldnn.flags(enabled=False):
             floor = float(steps(torch.cat([stored(part) for part in x.split(batch)]), kept).median())
     found = {
         "inputs": f"{count} drawn inputs: half uniform noise, half smooth random fields, within the input's bounds",
