@@ -117,7 +117,7 @@ def channel_map(graph: ModelGraph) -> ChannelMap:
         path = wiring.makers[first][0].rpartition(".")[0] or wiring.makers[first][0]
         taken[path] = taken.get(path, 0) + 1
         name = path if taken[path] == 1 else f"{path}#{taken[path]}"
-        fixed = reasons[int(reason[member])] or ("it is the only channel" if size == 1 else None)
+        fixed = reasons[int(reason[member])] or ("its group has one channel" if size == 1 else None)
         group_of_kind[kind] = len(groups)
         groups.append(ChannelGroup(name, tuple(slices[kind]), size, fixed, bool(coupled[member])))
     group = group_of_kind[kinds] if count else kinds

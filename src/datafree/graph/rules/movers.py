@@ -226,7 +226,7 @@ def getitem(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes:
 
 _MOVERS = (
     "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t",
-    "numpy_T", "movedim", "expand", "expand_as", "view_as", "reshape_as", "chunk", "split", "split_with_sizes",
+    "mT", "numpy_T", "movedim", "expand", "expand_as", "view_as", "reshape_as", "chunk", "split", "split_with_sizes",
     "flip", "repeat", "pixel_shuffle", "pixel_unshuffle", "ravel", "swapaxes",
 )  # fmt: skip
 
