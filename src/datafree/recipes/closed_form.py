@@ -45,6 +45,8 @@ class ClosedForm:
     """How weights become integers."""
     ranges: BNGaussian = BNGaussian()
     """How activation ranges are told."""
+    correction: Compensator = BiasCorrection()
+    """What takes back the mean shift of rounding."""
     layer_bits: dict[str, Bits] = Field(default_factory=dict)
     """Weight bits of single layers, by glob of module path."""
     keep_float: tuple[str, ...] = ()
@@ -67,5 +69,5 @@ class ClosedForm:
             activations=self.activations,
                                rounding=self.rounding, ranges=self.ranges, layer_bits=self.layer_bits,
                                keep_float=self.keep_float)  # fmt: skip
-        with run.step("correct_biases"):
-            return BiasCorrection().compensate(student, folded, run)
+        with run.step("correct biases"):
+            return self.correction.compensate(student, folded, run)

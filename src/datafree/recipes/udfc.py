@@ -51,7 +51,7 @@ class UDFCRecipe:
         if self.ratio:
             student = prune(teacher, ratio=self.ratio, criterion=self.criterion, run=run, scope=self.scope,
                             allocation=self.allocation)  # fmt: skip
-            with run.step("rebuild_removed"):
+            with run.step("rebuild removed channels"):
                 student = self.compensator.compensate(student, teacher, run)
         folded = fold_batchnorm(student)
         with run.step("quantize"):
@@ -60,5 +60,5 @@ class UDFCRecipe:
                                rounding=self.rounding, ranges=self.ranges)  # fmt: skip
         if self.weights is None:
             return student
-        with run.step("rebuild_rounded"):
+        with run.step("rebuild rounded channels"):
             return self.compensator.compensate(student, folded, run)
