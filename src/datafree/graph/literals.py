@@ -48,7 +48,7 @@ class Cut:
     def sizes(self, node: fx.Node) -> list[int]:
         """The same as literals: -1 for the dimension that grows with the batch."""
         if not self._other_batch:
-            self._other_batch.update(meta_values(self.graph.module, (3, *self.graph.inputs.shape)))
+            self._other_batch.update(meta_values(self.wiring.module, (3, *self.graph.inputs.shape)))
         grows = [a != b for a, b in zip(self.wiring.shape(node), self._other_batch[node.name].shape)]
         if sum(grows) > 1:
             raise Refusal(
@@ -61,7 +61,6 @@ class Cut:
 
 def rewrite(cut: Cut) -> None:
     """Rewrite every literal of `cut.graph` that a removed channel makes wrong."""
-    cut.sizes(next(iter(cut.graph.module.graph.nodes)))  # shapes for another batch, while the graph still runs
     for node in list(cut.graph.module.graph.nodes):
         if node.name in cut.wiring.shuffles:
             _shuffle(cut, node)

@@ -45,7 +45,7 @@ _KINDS = {
         "_unsafe_view.default", "expand.default", "movedim.int", "view_as.default",
     ),
     "slice": ("slice.Tensor", "select.int", "chunk.default", "split.Tensor", "split_with_sizes.default", "unbind.int",
-              "narrow.default", "index.Tensor"),
+              "narrow.default", "index.Tensor", "index_select.default"),
     "pad": ("pad.default", "constant_pad_nd.default"),
     "resize": ("upsample_nearest2d.vec", "upsample_bilinear2d.vec", "upsample_bicubic2d.vec",
                "upsample_nearest2d.default"),
