@@ -64,7 +64,7 @@ class Equalize:
             raise Refusal(
                 "nothing can be equalized",
                 why="a BatchNorm between two layers undoes any rescaling",
-                remedy="fold BatchNorm first",
+                remedy="fold BatchNorm first; where a shared layer prevents that, leave equalization out",
             )
         rounds = 0
         while served and rounds < self.rounds:

@@ -92,6 +92,8 @@ class _Propagation:
         if what in ("add", "sub", "mul", "div"):
             return self.binary(node, arguments, what)
         if node.target is operator.getitem:
+            if isinstance(x, Marginal):  # the values of an adaptive max pool, beside their places
+                return x if arguments["1"] == 0 else None
             return x[arguments["1"]] if isinstance(x, tuple) else None
         if isinstance(x, Tensor) and what in _MOVES:
             return self.call(node, x)
@@ -124,7 +126,8 @@ class _Propagation:
         return None
 
     def shape(self, node: Any) -> tuple[int, ...]:
-        return tuple(self.values[node.name].shape)
+        value = self.values[node.name]
+        return tuple((value[0] if isinstance(value, tuple) else value).shape)  # adaptive max pools give places too
 
     def fits(self, x: Marginal, node: fx.Node) -> bool:
         shape = self.shape(node)
@@ -135,7 +138,7 @@ class _Propagation:
         if any(isinstance(self.values[other.name], Tensor) for other in node.all_input_nodes[1:]):
             return None
         arguments, keywords = fx.node.map_arg((node.args[1:], node.kwargs), lambda other: self.values[other.name])
-        target: Callable[..., Any] = node.target  # type: ignore[assignment]
+        target: Callable[..., Any] = node.target
         return target(first, *arguments, **keywords)
 
     def elementwise(self, node: fx.Node, x: Marginal, what: str) -> Marginal | None:
