@@ -75,13 +75,10 @@ def everything() -> str:
 
 
 def speed() -> str:
-    found = rows("speed")
-    body = [
-        [row["network"], row["setting"], row["batch"], row["fp32_ms"], row["ms"], f"{float(row['ratio']):.2f}"] for
-        row in found
-    ]
-    return table(["network", "setting", "batch", "fp32 ms", "ms", "times as fast"], body) if body else "Not measured
-    yet."
+    columns = ("network", "setting", "batch", "fp32_ms", "ms", "ratio")
+    body = [[row[column] for column in columns] for row in rows("speed")]
+    header = ["network", "setting", "batch", "fp32 ms", "ms", "times as fast"]
+    return table(header, body) if body else "Not measured yet."
 
 
 def job() -> str:
@@ -100,15 +97,15 @@ def pages() -> dict[Path, str]:
     _, _, after = rest.partition(END)
     results = f"""# Results
 
-Written by `python -m benchmarks.tables` from `benchmarks/results/*.csv`, where every row has its protocol, commit
-and machine.
+Written by `python -m benchmarks.tables` from `benchmarks/results/*.csv`, where every row has its protocol, commit and
+machine.
 
 ## Accuracy without an image
 
-`python -m benchmarks.accuracy`. Top-1 in percent on all test images. Settings: W4A4 is 4-bit weights and
-activations, W3 weights alone; P30 is 30 % of the inner channels removed, `global` as many parameters allocated over
-the layers. `nearest` and `squant` share our ranges and bias correction; `l1`, `neuron_merging`, `lbyl` (their
-published errors corrected) and `udfc` are the published repairs on our graph.
+`python -m benchmarks.accuracy`. Top-1 in percent on all test images. Settings: W4A4 is 4-bit weights and activations,
+W3 weights alone; P30 is 30 % of the inner channels removed, `global` as many parameters allocated over the layers.
+`nearest` and `squant` share our ranges and bias correction; `l1` is our least squares on channels chosen by L1;
+`neuron_merging`, `lbyl` (their published errors corrected) and `udfc` are the published repairs on our graph.
 
 {everything()}
 ## Speed of the file
