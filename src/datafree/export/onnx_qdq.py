@@ -51,6 +51,7 @@ def export_onnx(
     placed = Emitter(model.graph, grids).emit()
     _anonymous(model)
     _write(model, path, largest)
+    fusion = conformance(path, target)
     summary = {
         "file": path.name,
         "bytes": sum(file.stat().st_size for file in (path, _data_of(path)) if file.exists()),
@@ -61,10 +62,10 @@ def export_onnx(
         "weight_bits": placed.weights,
         "int32_biases": placed.biases,
         "coarsened_channels": stored.fit.coarsened,
-        "fusion": conformance(path, target),
+        "fusion": fusion,
     }
     if run is not None:
-        run.log("conformance", file=path.name, target=target.name, **summary["fusion"])
+        run.log("conformance", file=path.name, target=target.name, **fusion)
     return summary
 
 
