@@ -1,7 +1,7 @@
 """Write the tables of figures from the CSVs: README.md's headline and docs/results.md.
 
-    python -m benchmarks.tables            # rewrite them
-    python -m benchmarks.tables --check    # exit 1 when they are not what the CSVs say
+python -m benchmarks.tables            # rewrite them
+python -m benchmarks.tables --check    # exit 1 when they are not what the CSVs say
 """
 
 from __future__ import annotations
@@ -41,10 +41,13 @@ def headline() -> str:
     rounding, repair = ("udfc", "nearest", "squant"), ("udfc", "l1 unrepaired", "neuron_merging", "lbyl")
     kinds = {"W8A8": rounding, "W4A4": rounding, "W3": rounding, "W2A4": rounding, "P30": repair, "P50": repair}
     names = {
-        "W8A8": "8-bit weights and activations", "W4A4": "4-bit weights and activations", "W3": "3-bit weights",
-        "W2A4": "2-bit weights, 4-bit activations", "P30": "30 % of inner channels gone", "P50": "50 % of inner
-        channels gone",
-    }  # fmt: skip
+        "W8A8": "8-bit weights and activations",
+        "W4A4": "4-bit weights and activations",
+        "W3": "3-bit weights",
+        "W2A4": "2-bit weights, 4-bit activations",
+        "P30": "30 % of inner channels gone",
+        "P50": "50 % of inner channels gone",
+    }
 
     def cell(setting: str, method: str) -> str:
         return " / ".join(found.get((network, setting, method)) or "-" for network in networks)
