@@ -40,8 +40,7 @@ def prune(
     scope: 'inner' serves channels that one layer makes (first convolutions of residual blocks: the papers' protocol);
         'all' serves coupled ones too (residual streams)
     allocation: 'uniform' takes the same share of every group; 'global' removes as many parameters as that would, but
-    the
-        channels with the lowest scores of the whole network
+        takes the channels with the lowest scores of the whole network
     multiple: widths are rounded to a multiple of this
     most: with 'global', no group loses more than this share of its channels, lest a layer become a bottleneck that no
         criterion for single channels can foresee
