@@ -11,6 +11,7 @@ concats and pools (`graph.means`).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from datafree.compensate.junction import add_bias
 from datafree.graph import Layer, ModelGraph, fold_batchnorm, quantizers
 from datafree.graph.arguments import bind
+from datafree.graph.marginal import Marginal
 from datafree.graph.means import propagate_means
 from datafree.graph.place import weight_nodes
 from datafree.run import Run
@@ -47,27 +49,32 @@ class BiasCorrection:
         student = student.copy()
         if not student.batchnorms and teacher.batchnorms:
             teacher = fold_batchnorm(teacher)
-        means = propagate_means(teacher)
+        means, shapes = propagate_means(teacher), teacher.shapes()
         reference = {layer.weight: layer for layer in teacher.layers}
         for layer in student.layers:
             before = reference.get(layer.weight)
-            mean = means.get(_input_of(teacher, before)) if before else None
+            mean = input_mean(teacher, before, means, shapes) if before else None
             if before is None or teacher.tensor(before.weight).shape != student.tensor(layer.weight).shape:
                 run.log("bias_not_corrected", layer=layer.path, why="the teacher has no such layer of these widths")
             elif mean is None:
                 run.log("bias_not_corrected", layer=layer.path, why="the mean of its input is unknown")
             else:
                 eps = effective_weight(student, layer) - teacher.tensor(before.weight)
-                shift = mean_shift(student, layer, eps, mean.mean)
+                shift = mean_shift(student, layer, eps, mean)
                 if bool(shift.any()):
                     add_bias(student, layer, -shift)
         student.module.recompile()
         return student
 
 
-def _input_of(graph: ModelGraph, layer: Layer) -> str:
+def input_mean(
+    graph: ModelGraph, layer: Layer, means: Mapping[str, Marginal], shapes: Mapping[str, tuple[int, ...]]
+) -> Tensor | None:
+    """Mean [I] of what a layer reads; None when nothing tells it, or tells it along another dimension."""
     source: Any = graph.nodes[layer.node].args[0]
-    return str(source.name)
+    found = means.get(source.name)
+    along = len(shapes[source.name]) - 1 if layer.kind == "linear" else 1
+    return found.mean if found is not None and found.axis == along else None
 
 
 def effective_weight(graph: ModelGraph, layer: Layer) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from datafree.compensate.bias_correction import input_mean, mean_shift
 from datafree.functional.elimination import solve_kept
 from datafree.graph.fields import fields_of
 from datafree.graph.fold import set_bias
@@ -54,12 +55,12 @@ class LeastSquares:
         student, fields = student.copy(), fields_of(teacher)
         for layer in teacher.layers:
             kept = student.kept.get((layer.weight, 0 if layer.kind == "conv_transpose" else 1))
-            if kept is None or (layer.groups > 1 and layer.kind != "conv_transpose"):
-                continue
+            if kept is None or (layer.groups > 1 and layer.kind == "conv_transpose"):
+                continue  # a grouped transpose loses whole groups: what the others put out is as it was
             reader = reader_of(teacher, fields, layer)
             if reader is None:
                 run.log("mean_repair_only", layer=layer.path, why="no rule carries the statistics of its input")
-                self._restore_mean(student, teacher, layer, self._mean_change(teacher, layer, kept))
+                self._restore_mean(student, teacher, layer, self._mean_change(student, teacher, layer, kept))
                 continue
             self._repair(student, teacher, reader, kept, reader.patch)
         return student
@@ -108,14 +109,12 @@ class LeastSquares:
             usable = torch.where((ratio > 1e-4) & ratio.isfinite(), ratio, 1.0).to(var.dtype)
             student.set_tensor(norm.running_var, ((var + norm.eps) * usable - norm.eps).clamp(min=0))
 
-    def _mean_change(self, teacher: ModelGraph, layer: Layer, kept: Tensor) -> Tensor:
-        """What the removed input channels put out on average, [O], borders left out."""
-        weight = teacher.tensor(layer.weight).double()
-        weight = weight.transpose(0, 1) if layer.kind == "conv_transpose" else weight
-        weight = weight.flatten(2).sum(2) if weight.ndim > 2 else weight
-        marginal = propagate_means(teacher).get(teacher.nodes[layer.node].all_input_nodes[0].name)
-        gone = torch.ones(weight.shape[1], dtype=torch.bool)
-        gone[kept] = False
-        if marginal is None or len(marginal.mean) != weight.shape[1]:
-            return torch.zeros(weight.shape[0], dtype=torch.float64)
-        return weight[:, gone] @ marginal.mean[gone]
+    def _mean_change(self, student: ModelGraph, teacher: ModelGraph, layer: Layer, kept: Tensor) -> Tensor:
+        """What the removed input channels put out on average, for each output that the student still has."""
+        transposed = layer.kind == "conv_transpose"
+        mean = input_mean(teacher, layer, propagate_means(teacher), teacher.shapes())
+        removed = teacher.tensor(layer.weight).index_fill(0 if transposed else 1, kept, 0.0)
+        outputs = removed.shape[1 if transposed else 0]
+        shift = torch.zeros(outputs, dtype=torch.float64) if mean is None else mean_shift(teacher, layer, removed, mean)
+        rows = student.kept.get((layer.weight, 1 if transposed else 0))
+        return shift if rows is None else shift[rows]

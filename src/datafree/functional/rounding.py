@@ -144,8 +144,8 @@ def squant(weight: Tensor, rows: Rows, taps: int) -> Tensor:
     """Rounding whose errors cancel: within half a step over each kernel, then over each row. weight: [R, I taps] ->
     integers.
 
-    Guo et al. 2022 (2202.07471), algorithms 1 to 4: of the weights whose rounding error has the sign of the sum, the
-    largest errors are rounded the other way until the sum is below one half. After the kernels, each offers one
+    Guo et al. 2022 (2202.07471), SQuant-K and SQuant-C: of the weights whose rounding error has the sign of the sum,
+    the largest errors are rounded the other way until the sum is below one half. After the kernels, each offers one
     weight (the next it would have flipped, or the last it did, to be flipped back) from which the row's own sum is
     settled.
     """
@@ -165,7 +165,7 @@ def _flip(q: Tensor, e: Tensor, offered: Tensor, low: int, high: int) -> tuple[T
     total = e.sum(1)
     sign = total.sign()[:, None]
     able = offered & (e.sign() == sign) & torch.where(sign < 0, q < high, q > low)
-    rank = torch.where(able, -e.abs(), torch.ones(())).argsort(1).argsort(1)
+    rank = torch.where(able, -e.abs(), torch.ones(())).argsort(1, stable=True).argsort(1)  # of equal errors the first
     count = torch.minimum(total.abs().round(), able.sum(1).to(total))
     flip = ((rank < count[:, None]) & able).to(q)
     after = e - sign * flip

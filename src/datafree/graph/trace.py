@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from datafree.graph.computed import store_computed_weights
+from datafree.graph.regions import write_out_regions
 from datafree.spec import InputSpec, Refusal
 
 _KEPT_META = ("nn_module_stack", "val")
@@ -63,6 +64,7 @@ def flatten(program: torch.export.ExportedProgram) -> fx.GraphModule:
     assert isinstance(module, fx.GraphModule)
     module._forward_pre_hooks.clear()  # they refuse other batches than the exported one; shapes are ours to keep
     module._forward_pre_hooks_with_kwargs.clear()
+    write_out_regions(module)
     module.graph.eliminate_dead_code()
     store_computed_weights(module)
     for parameter in module.parameters():
@@ -77,5 +79,12 @@ def refuse_broken_weights(model: nn.Module) -> None:
             raise Refusal(
                 f"{name} holds values that are not finite",
                 why=f"{int((~torch.isfinite(tensor)).sum())} of its {tensor.numel()} numbers are NaN or infinite",
+                remedy="use a checkpoint from before training diverged",
+            )
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not bool(parameter.float().square().sum().isfinite()):
+            raise Refusal(
+                f"{name} holds values of up to {float(parameter.abs().max()):.1e}",
+                why="their squares are more than float32 can hold, and every closed form adds up squares",
                 remedy="use a checkpoint from before training diverged",
             )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, fx
 
-from datafree.functional.affine import fake_quantize, qparams_from_range
+from datafree.functional.affine import qparams_from_range
 from datafree.graph.fields import Fields, fields_of
 from datafree.graph.means import propagate_means
 from datafree.graph.model_graph import Layer, ModelGraph
@@ -21,13 +22,13 @@ from datafree.graph.place import (
     insert_weight_quantizer,
     weight_nodes,
 )
-from datafree.graph.readers import reader_of
+from datafree.graph.readers import Reader, reader_of
 from datafree.nn import Quantizer
 from datafree.quantize.bn_gaussian import BNGaussian
 from datafree.quantize.gptq import GPTQ
 from datafree.quantize.rounding import Rounding
 from datafree.run import Run
-from datafree.spec import QParams, Refusal, Scheme, Target
+from datafree.spec import Refusal, Scheme, Target
 
 EDGE_BITS = 8
 """Least bits of the network's input and of what its last layer reads: pixels are 8-bit numbers, and a handful of
@@ -49,20 +50,27 @@ def quantize(
 ) -> ModelGraph:
     """Quantize weights and activations as `target` wants them; a copy.
 
-    weights, activations: bits, None for float; layer_bits: weight bits by glob of module path, the last match wins
+    weights, activations: bits, None for float
+    layer_bits: weight bits by glob of module path, the last match wins; weights=None leaves the other layers float
     rounding: how weights become integers (GPTQ); ranges: how activation ranges are told (BNGaussian)
     keep_float: globs of module paths whose layers keep float weights and read float activations
 
     BatchNorms should be folded first: one that is not stays in float. An activation whose distribution nothing tells
-    stays in float and is logged as such. Raises Refusal when a glob fits no layer.
+    stays in float and is logged as such.
+
+    Raises ValueError for bits outside 2..8, Refusal when a glob fits no layer or weights are too large to square.
     """
     rounding, ranges = rounding or GPTQ(), ranges or BNGaussian()
     keep = _matching(graph, keep_float, "keep_float")
     _matching(graph, layer_bits or {}, "layer_bits")
+    bits = [*([("*", weights)] if weights is not None else []), *(layer_bits or {}).items()]
+    schemes = [(glob, target.weights.with_bits(own)) for glob, own in bits]
+    if activations is not None:
+        target.activations.with_bits(activations)  # refuses bits out of range, also where only edges would carry them
+    _refuse_overflow(graph)
     fields = fields_of(graph)
     student = graph.copy()
-    if weights is not None:
-        _weights(student, graph, fields, target.weights.with_bits(weights), rounding, layer_bits or {}, keep, run)
+    _weights(student, graph, fields, schemes, rounding, keep, run)
     if activations is not None:
         _activations(student, graph, fields, target, activations, ranges, keep, run)
     student.clean()
@@ -74,7 +82,7 @@ def _matching(graph: ModelGraph, globs: Iterable[str], what: str) -> set[str]:
     paths = [layer.path for layer in graph.layers]
     found: set[str] = set()
     for glob in globs:
-        hits = {path for path in paths if fnmatch(path, glob)}
+        hits = {path for path in paths if fnmatchcase(path, glob)}
         if not hits:
             raise Refusal(
                 f"{what} names no layer: {glob!r}",
@@ -85,52 +93,59 @@ def _matching(graph: ModelGraph, globs: Iterable[str], what: str) -> set[str]:
     return found
 
 
+def _refuse_overflow(graph: ModelGraph) -> None:
+    """Errors are squares of weights: where these overflow, nothing can be told better or worse."""
+    for layer in graph.layers:
+        weight = graph.tensor(layer.weight)
+        if not bool(weight.float().square().sum().isfinite()):
+            raise Refusal(
+                f"{layer.path or layer.node} cannot be quantized",
+                why=f"its weights reach {float(weight.abs().max()):.1e}, whose squares float32 cannot hold",
+                remedy="use a checkpoint from before training diverged",
+            )
+
+
 def _weights(
     student: ModelGraph,
     graph: ModelGraph,
     fields: Fields,
-    scheme: Scheme,
+    schemes: Sequence[tuple[str, Scheme]],
     rounding: Rounding,
-    layer_bits: Mapping[str, int],
     keep: set[str],
     run: Run,
 ) -> None:
-    by_weight: dict[str, Layer] = {}
+    readers: dict[str, list[Layer]] = {}
     for layer in graph.layers:
-        by_weight.setdefault(layer.weight, layer)
+        readers.setdefault(layer.weight, []).append(layer)
     for name in weight_nodes(student):
-        layer = by_weight[name]
-        if layer.path in keep:
-            run.log("kept_float", path=layer.path, why="asked for with keep_float")
+        layers = readers[name]
+        kept = next((layer.path for layer in layers if layer.path in keep), None)
+        if kept is not None:
+            run.log("kept_float", path=kept, why="asked for with keep_float")
             continue
-        own = scheme
-        for glob, bits in layer_bits.items():
-            own = own.with_bits(bits) if fnmatch(layer.path, glob) else own
-        weight = student.tensor(name)
-        rows = _rows(weight, layer)
-        value, grid = rounding.round(rows, own, reader_of(graph, fields, layer))
-        # rows were [O, I / groups ...]; the stored weight keeps its channels on axis 1
-        if layer.kind == "conv_transpose":
-            value = value.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
-            grid = replace(grid, axis=1) if layer.groups == 1 else _one_grid(value, own)
-            if layer.groups > 1:
-                value = fake_quantize(weight, grid)
-        student.set_tensor(name, value.reshape(weight.shape).to(weight.dtype))
-        insert_weight_quantizer(student, name, grid)
+        named = [own for glob, own in schemes if any(fnmatchcase(layer.path, glob) for layer in layers)]
+        if named:
+            # A weight that several calls share is rounded for what the first of them reads.
+            _round(student, layers[0], named[-1], rounding, reader_of(graph, fields, layers[0]))
 
 
-def _rows(weight: Tensor, layer: Layer) -> Tensor:
-    """The weight with output channels first: [O, I / groups, ...]."""
+def _round(student: ModelGraph, layer: Layer, scheme: Scheme, rounding: Rounding, reader: Reader | None) -> None:
+    """Put one weight on its grid, and a quantizer behind it."""
+    weight = student.tensor(layer.weight)
     if layer.kind != "conv_transpose":
-        return weight
-    return weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+        value, grid = rounding.round(weight, scheme, reader)
+    else:
+        # Groups repeat the stored output axis, [I, O / groups, ...]: runtimes then take one scale for the tensor.
+        scheme = scheme if layer.groups == 1 else replace(scheme, granularity="tensor")
+        value, grid = rounding.round(_transposed(weight, layer.groups), scheme, reader)
+        value, grid = _transposed(value, layer.groups), replace(grid, axis=1)
+    student.set_tensor(layer.weight, value.to(weight.dtype))
+    insert_weight_quantizer(student, layer.weight, grid)
 
 
-def _one_grid(weight: Tensor, scheme: Scheme) -> QParams:
-    """Grouped transposed convolutions repeat their output axis in every group: one scale for the tensor is what
-    runtimes take.
-    """
-    return qparams_from_range(weight.min(), weight.max(), replace(scheme, granularity="tensor"))
+def _transposed(weight: Tensor, groups: int) -> Tensor:
+    """[I, O / groups, ...] to [O, I / groups, ...], and back."""
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def _activations(
@@ -175,7 +190,7 @@ def _readers(node: fx.Node) -> set[str]:
     for user in node.users:
         if kind(user) in LAYERS:
             found.add(user.name)
-        elif kind(user) in ("reshape", "identity", "max_pool", "pad"):
+        elif kind(user) in ("reshape", "slice", "identity", "max_pool", "pad") or user.target is operator.getitem:
             found |= _readers(user)
     return found
 

@@ -21,7 +21,7 @@ from datafree.spec import Paper, QParams, Scheme, method
 
 @method
 class SQuant:
-    """Per-channel rounding with cancelling errors (Guo et al. 2022, algorithms 1 to 4)."""
+    """Per-channel rounding with cancelling errors (Guo et al. 2022, SQuant-K and SQuant-C)."""
 
     ranges: MinMax | ClipSearch = MinMax()
     """How the grid's range is chosen; the paper's is min-max."""
