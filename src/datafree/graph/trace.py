@@ -59,12 +59,15 @@ def flatten(program: torch.export.ExportedProgram) -> fx.GraphModule:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = program.module(check_guards=False)  # guards are compiled from source text that a file may bring
+    write_out_regions(module)
     for node in list(module.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:  # holds wherever the graph was exported
+            module.graph.erase_node(node)
+            continue
         node.meta = {key: value for key, value in node.meta.items() if key in _KEPT_META}
     assert isinstance(module, fx.GraphModule)
     module._forward_pre_hooks.clear()  # they refuse other batches than the exported one; shapes are ours to keep
     module._forward_pre_hooks_with_kwargs.clear()
-    write_out_regions(module)
     module.graph.eliminate_dead_code()
     store_computed_weights(module)
     for parameter in module.parameters():
