@@ -30,7 +30,7 @@ def covariance(size: int, seed: int = 0, factors: int = 4) -> Tensor:
 
 
 def flip_literally(q: list[float], e: list[float], able: list[int], low: int, high: int) -> list[int]:
-    """Guo et al. 2022: flip the largest errors of the sum's sign, in place. -> places in order of flipping, all of them."""
+    """Flip the largest errors of the sum's sign, in place -> the one place offered to the next step."""
     total = sum(e)
     sign = 1 if total > 0 else -1
     order = [i for i in able if e[i] * sign > 0 and (q[i] > low if sign > 0 else q[i] < high)]

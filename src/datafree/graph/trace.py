@@ -87,7 +87,7 @@ def refuse_broken_weights(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not bool(parameter.float().square().sum().isfinite()):
             raise Refusal(
-                f"{name} holds values of up to {float(parameter.abs().max()):.1e}",
+                f"{name} holds values of up to {float(parameter.detach().abs().max()):.1e}",
                 why="their squares are more than float32 can hold, and every closed form adds up squares",
                 remedy="use a checkpoint from before training diverged",
             )

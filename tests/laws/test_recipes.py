@@ -1,0 +1,148 @@
+"""Every recipe: settings survive YAML, the seed decides the result, no file is opened, and 8 bits cost little."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from datafree.evaluate.fidelity import fidelity
+from datafree.graph import ModelGraph, channel_groups, cost, quantizers
+from datafree.graph.doors import open_model
+from datafree.recipes import CATALOGUE
+from datafree.recipes.settings import build, describe, from_yaml, to_yaml
+from datafree.run import Run
+from datafree.spec import InputSpec, Refusal
+from zoo import ZOO
+
+NEED_BATCHNORM = {"udfc": {"no_batchnorm", "tiny_vit"}}
+"""Networks whose pruned channels a recipe cannot rebuild."""
+
+_opened: list[str] | None = None
+
+
+def _watch(event: str, arguments: tuple) -> None:
+    if event == "open" and _opened is not None and isinstance(arguments[0], (str, bytes, os.PathLike)):
+        _opened.append(os.fsdecode(arguments[0]))
+
+
+sys.addaudithook(_watch)  # it cannot be taken away again; it looks only while a test asks it to
+
+
+@pytest.fixture(scope="module")
+def digits() -> ModelGraph:
+    return open_model("bundled:digits")
+
+
+@pytest.fixture(scope="module", params=ZOO)
+def graph(request) -> ModelGraph:
+    found = ModelGraph.trace(*ZOO[request.param]())
+    found.module.meta["name"] = request.param
+    return found
+
+
+def fields(inputs: InputSpec, count: int) -> Tensor:
+    """Random pictures with the spectrum of photographs (power as 1 / frequency^2), within the range of pixels."""
+    channels, height, width = inputs.shape
+    square = torch.fft.fftfreq(height)[:, None] ** 2 + torch.fft.fftfreq(width)[None] ** 2
+    square[0, 0] = square[0, 1]
+    noise = torch.randn(count, channels, height, width, generator=torch.Generator().manual_seed(0))
+    x = torch.fft.ifft2(torch.fft.fft2(noise) / square.sqrt()).real
+    low, high = (torch.tensor(bound)[:, None, None] for bound in inputs.bounds())
+    return ((x - x.mean()) / x.std()).clamp(low, high)
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_settings_survive_yaml(name):
+    recipe = CATALOGUE[name](weights=3, activations=None, ratio=0.25, scope="all", allocation="global")
+    assert build(name, from_yaml(to_yaml(describe(recipe)))) == recipe
+    assert build(name, {}) == CATALOGUE[name]()
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_eight_bits_are_near_the_teacher(graph, name):
+    before = {key: value.clone() for key, value in graph.state_dict().items()}
+    student = CATALOGUE[name]().compress(graph, graph.inputs, Run())
+    assert all(torch.equal(value, before[key]) for key, value in graph.state_dict().items()), "the teacher is untouched"
+    assert quantizers(student)
+    # Statistics of these networks are drawn, not trained: ranges told from them fit less well than they do real ones.
+    assert fidelity(student, graph, fields(graph.inputs, 32)).snr_db > 8
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("ratio", [0.25, 0.5])
+def test_the_ratio_asked_for_is_the_ratio_removed(graph, name, ratio):
+    recipe = CATALOGUE[name](ratio=ratio, scope="all", weights=4)
+    if graph.module.meta["name"] in NEED_BATCHNORM.get(name, ()):
+        with pytest.raises(Refusal, match="no BatchNorm"):
+            recipe.compress(graph, graph.inputs, Run())
+        return
+    student = recipe.compress(graph, graph.inputs, Run())
+    left = {group.name: group.size for group in channel_groups(student)}
+    for group in channel_groups(graph):
+        if group.fixed is None and group.name in left:
+            assert abs(left[group.name] - (1 - ratio) * group.size) <= 0.5 or left[group.name] == 1
+    assert cost(student).macs < cost(graph).macs
+    x = fields(graph.inputs, 2)
+    assert student(x).shape == graph(x).shape
+    assert bool(student(x).isfinite().all())
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_a_trained_network_answers_as_before(digits, name):
+    x = fields(digits.inputs, 512)
+    student = CATALOGUE[name]().compress(digits, digits.inputs, Run())
+    assert fidelity(student, digits, x).agreement >= 95
+    pruned = CATALOGUE[name](weights=6, activations=6, ratio=0.25).compress(digits, digits.inputs, Run())
+    assert fidelity(pruned, digits, x).agreement >= 60
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize(("weights", "activations"), [(None, 8), (4, None), (None, None)])
+def test_weights_or_activations_may_stay_float(digits, name, weights, activations):
+    student = CATALOGUE[name](weights=weights, activations=activations).compress(digits, digits.inputs, Run())
+    placed = quantizers(student)
+    stored = set(student.state_dict()) | {node.name for node in student.module.graph.nodes if node.op == "get_attr"}
+    assert any(node in stored for node in placed) == (weights is not None)
+    assert any(node not in stored for node in placed) == (activations is not None)
+    if weights is None and activations is None:
+        torch.testing.assert_close(
+            student(fields(digits.inputs, 4)), digits(fields(digits.inputs, 4)), rtol=1e-3, atol=1e-3
+        )
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_the_same_seed_gives_the_same_student(digits, name):
+    recipe = CATALOGUE[name](weights=3, activations=4, ratio=0.3)
+    one, other = (recipe.compress(digits, digits.inputs, Run(seed=5)).state_dict() for _ in range(2))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_no_file_is_opened_outside_the_runs_folder(digits, name, tmp_path):
+    global _opened
+    recipe = CATALOGUE[name](weights=4, ratio=0.3)
+    recipe.compress(digits, digits.inputs, Run())  # what Python and torch load when first used is loaded now
+    run = Run(folder=tmp_path)
+    _opened = []
+    try:
+        recipe.compress(digits, digits.inputs, run)
+    finally:
+        seen, _opened = _opened, None
+    assert all(os.path.abspath(path).startswith(str(tmp_path)) for path in seen), seen
+    assert (tmp_path / "ledger.jsonl").is_file()
+
+
+def test_the_watch_for_opened_files_sees_one(tmp_path):
+    global _opened
+    (tmp_path / "secret").write_text("")
+    _opened = []
+    try:
+        (tmp_path / "secret").read_text()
+    finally:
+        seen, _opened = _opened, None
+    assert seen == [str(tmp_path / "secret")]
