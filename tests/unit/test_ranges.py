@@ -44,24 +44,12 @@ def test_the_chosen_clip_is_as_good_as_the_best_of_all_on_samples(bits, importan
     marginal = Marginal.normal(MEAN, STD**2) if signed else rectified(MEAN, STD)
     x = samples(MEAN, STD) if signed else samples(MEAN, STD).clamp(min=0)
     weight = torch.ones(4) if importance is None else importance
-    low, high = reach(BNGaussian(margin=1.0).estimate(marginal, scheme, importance), scheme)
+    low, high = reach(BNGaussian().estimate(marginal, scheme, importance), scheme)
     lowest, highest = float(marginal.values.min().clamp(max=0)), float(marginal.values.max())
     every = [spread_of_error(x, lowest * r, highest * r, scheme, weight) for r in torch.linspace(0.02, 1, 50).tolist()]
     # Quantiles a tenth of a standard deviation apart stand for each channel. At 6 bits the steps are finer than that,
     # and what is left of the error, a thousandth of the signal, is told less sharply.
     assert spread_of_error(x, low, high, scheme, weight) <= min(every) * (1.06 if bits < 6 else 1.35)
-
-
-def test_the_margin_widens_the_best_range():
-    marginal = rectified(MEAN, STD)
-    plain, wide = (BNGaussian(margin=m).estimate(marginal, UNSIGNED) for m in (1.0, 1.5))
-    torch.testing.assert_close(wide.scale, plain.scale * 1.5)
-
-
-def test_at_eight_bits_the_margin_does_not_pass_the_largest_value():
-    marginal = rectified(MEAN, STD)
-    grid = BNGaussian(margin=4.0).estimate(marginal, Scheme(bits=8))
-    assert reach(grid, Scheme(bits=8))[1] == pytest.approx(float(marginal.values.max()), rel=1e-4)
 
 
 def test_behind_a_relu_no_code_is_spent_below_zero():
@@ -71,7 +59,7 @@ def test_behind_a_relu_no_code_is_spent_below_zero():
 
 def test_fewer_bits_clip_more():
     marginal = rectified(torch.zeros(1).double(), torch.ones(1).double())
-    tops = [reach(BNGaussian(margin=1.0).estimate(marginal, Scheme(bits=b)), Scheme(bits=b))[1] for b in (2, 3, 4, 6)]
+    tops = [reach(BNGaussian().estimate(marginal, Scheme(bits=b)), Scheme(bits=b))[1] for b in (2, 3, 4, 6)]
     assert tops == sorted(tops)
     assert tops[0] < tops[-1]
 

@@ -3,8 +3,7 @@
 A BatchNorm tells mean and standard deviation of every channel; behind a ReLU that is a rectified Gaussian. One
 tensor holds the mixture of its channels. For every candidate range the expected squared rounding error is integrated
 over the mixture, channels weighted by the energy with which the next layer reads them; what bias correction removes
-(the mean error of a channel) does not count. The best range is then widened by a margin, since real activations have
-heavier tails than Gaussians.
+(the mean error of a channel) does not count.
 """
 
 from __future__ import annotations
@@ -26,11 +25,6 @@ class BNGaussian:
 
     candidates: int = Field(default=96, ge=2, le=2000)
     """Ranges tried, evenly up to the largest value within 6.5 standard deviations of any channel."""
-
-    margin: float = Field(default=1.25, gt=0, le=4)
-    """Widens the range that would be best for Gaussians. Chosen on CIFAR-10 ResNet-20 and 32, confirmed on the
-    others.
-    """
 
     paper: ClassVar[Paper] = Paper(
         key="banner2019",
@@ -60,5 +54,4 @@ class BNGaussian:
             loss = float((weight * ((e * e) @ probability - mean * mean)).sum())
             if loss < best:
                 best, chosen = loss, ratio
-        reach = min(chosen * self.margin, 1.0) if scheme.bits >= 8 else chosen * self.margin
-        return qparams_from_range(low * reach, high * reach, scheme)
+        return qparams_from_range(low * chosen, high * chosen, scheme)

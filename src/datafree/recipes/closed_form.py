@@ -10,6 +10,7 @@ from datafree.compensate import Compensator
 from datafree.compensate.bias_correction import BiasCorrection
 from datafree.compensate.least_squares import LeastSquares
 from datafree.graph import ModelGraph, fold_batchnorm
+from datafree.graph.biases import round_biases
 from datafree.prune import Criterion, prune
 from datafree.prune.schur import Schur
 from datafree.quantize import GPTQ, BNGaussian, Rounding, quantize
@@ -66,8 +67,7 @@ class ClosedForm:
         folded = fold_batchnorm(student)
         with run.step("quantize"):
             student = quantize(folded, target=TARGETS[self.target], run=run, weights=self.weights,
-            activations=self.activations,
-                               rounding=self.rounding, ranges=self.ranges, layer_bits=self.layer_bits,
-                               keep_float=self.keep_float)  # fmt: skip
+                               activations=self.activations, rounding=self.rounding, ranges=self.ranges,
+                               layer_bits=self.layer_bits, keep_float=self.keep_float)  # fmt: skip
         with run.step("correct biases"):
-            return self.correction.compensate(student, folded, run)
+            return round_biases(self.correction.compensate(student, folded, run))

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from datafree.compensate.udfc import UDFC
 from datafree.graph import ModelGraph, fold_batchnorm
+from datafree.graph.biases import round_biases
 from datafree.prune import Criterion, prune
 from datafree.prune.l2 import L2
 from datafree.quantize import BNGaussian, Nearest, Rounding, quantize
@@ -56,9 +57,8 @@ class UDFCRecipe:
         folded = fold_batchnorm(student)
         with run.step("quantize"):
             student = quantize(folded, target=TARGETS[self.target], run=run, weights=self.weights,
-            activations=self.activations,
-                               rounding=self.rounding, ranges=self.ranges)  # fmt: skip
-        if self.weights is None:
-            return student
-        with run.step("rebuild rounded channels"):
-            return self.compensator.compensate(student, folded, run)
+                               activations=self.activations, rounding=self.rounding, ranges=self.ranges)  # fmt: skip
+        if self.weights is not None:
+            with run.step("rebuild rounded channels"):
+                student = self.compensator.compensate(student, folded, run)
+        return round_biases(student)
