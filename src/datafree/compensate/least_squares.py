@@ -22,8 +22,9 @@ from datafree.compensate.bias_correction import input_mean, mean_shift
 from datafree.functional.elimination import solve_kept
 from datafree.graph.fields import fields_of
 from datafree.graph.fold import set_bias
+from datafree.graph.marginal import Marginal
 from datafree.graph.means import propagate_means
-from datafree.graph.model_graph import Layer, ModelGraph
+from datafree.graph.model_graph import BatchNorm, Layer, ModelGraph
 from datafree.graph.readers import Reader, reader_of
 from datafree.run import Run
 from datafree.spec import Paper, method
@@ -53,6 +54,9 @@ class LeastSquares:
         copy.
         """
         student, fields = student.copy(), fields_of(teacher)
+        norms = {norm.input: norm for norm in student.batchnorms}
+        means: dict[str, Marginal] | None = None
+        shapes = teacher.shapes()
         for layer in teacher.layers:
             kept = student.kept.get((layer.weight, 0 if layer.kind == "conv_transpose" else 1))
             if kept is None or (layer.groups > 1 and layer.kind == "conv_transpose"):
@@ -60,22 +64,23 @@ class LeastSquares:
             reader = reader_of(teacher, fields, layer)
             if reader is None:
                 run.log("mean_repair_only", layer=layer.path, why="no rule carries the statistics of its input")
-                self._restore_mean(student, teacher, layer, self._mean_change(student, teacher, layer, kept))
+                means = propagate_means(teacher) if means is None else means
+                mean = input_mean(teacher, layer, means, shapes)
+                missing = self._mean_change(student, teacher, layer, kept, mean)
+                self._restore_mean(student, layer, missing, norms.get(layer.node))
                 continue
-            self._repair(student, teacher, reader, kept, reader.patch)
+            self._repair(student, reader, kept, norms.get(layer.node))
         return student
 
-    def _repair(
-        self, student: ModelGraph, teacher: ModelGraph, reader: Reader, kept: Tensor, gram: Tensor | None
-    ) -> None:
-        layer, taps = reader.layer, reader.weight.shape[2]
+    def _repair(self, student: ModelGraph, reader: Reader, kept: Tensor, norm: BatchNorm | None) -> None:
+        layer, taps, gram = reader.layer, reader.weight.shape[2], reader.patch
         if gram is not None:
             columns = (kept[:, None] * taps + torch.arange(taps)).flatten()
             flat = reader.weight.flatten(1)
             solved = solve_kept(flat, gram, columns, self.ridge)
-            gram, flat = gram.double(), flat.double()
-            own = gram[columns][:, columns]
-            ratio = ((solved @ own) * solved).sum(1) / ((flat @ gram) * flat).sum(1).clamp(min=1e-20)
+            narrow = solved.to(gram)
+            after = ((narrow @ gram[columns][:, columns]) * narrow).sum(1)
+            ratio = after / ((flat @ gram) * flat).sum(1).clamp(min=1e-20)
             weight = solved.unflatten(1, (len(kept), taps))
         else:
             flat = reader.weight.transpose(1, 2).flatten(0, 1)  # [O taps, C]
@@ -90,13 +95,17 @@ class LeastSquares:
             weight, mean, ratio = weight[rows], mean[rows], ratio[rows]
         old = student.tensor(layer.weight)
         student.set_tensor(layer.weight, weight.reshape(old.shape).to(old.dtype))
-        self._restore_mean(student, teacher, layer, mean, ratio if self.variance else None)
+        self._restore_mean(student, layer, mean, norm, ratio if self.variance else None)
 
     def _restore_mean(
-        self, student: ModelGraph, teacher: ModelGraph, layer: Layer, missing: Tensor, ratio: Tensor | None = None
+        self,
+        student: ModelGraph,
+        layer: Layer,
+        missing: Tensor,
+        norm: BatchNorm | None,
+        ratio: Tensor | None = None,
     ) -> None:
         """Add `missing` [O] to what the layer puts out on average; scale its spread back when a BatchNorm follows."""
-        norm = next((norm for norm in student.batchnorms if norm.input == layer.node), None)
         if norm is None:
             node = student.nodes[layer.node]
             name = student.source(node.args[2]) if len(node.args) > 2 else None
@@ -109,10 +118,11 @@ class LeastSquares:
             usable = torch.where((ratio > 1e-4) & ratio.isfinite(), ratio, 1.0).to(var.dtype)
             student.set_tensor(norm.running_var, ((var + norm.eps) * usable - norm.eps).clamp(min=0))
 
-    def _mean_change(self, student: ModelGraph, teacher: ModelGraph, layer: Layer, kept: Tensor) -> Tensor:
+    def _mean_change(
+        self, student: ModelGraph, teacher: ModelGraph, layer: Layer, kept: Tensor, mean: Tensor | None
+    ) -> Tensor:
         """What the removed input channels put out on average, for each output that the student still has."""
         transposed = layer.kind == "conv_transpose"
-        mean = input_mean(teacher, layer, propagate_means(teacher), teacher.shapes())
         removed = teacher.tensor(layer.weight).index_fill(0 if transposed else 1, kept, 0.0)
         outputs = removed.shape[1 if transposed else 0]
         shift = torch.zeros(outputs, dtype=torch.float64) if mean is None else mean_shift(teacher, layer, removed, mean)

@@ -1,8 +1,14 @@
 """Which channels of a layer's input can be spared: exact backward elimination, every column of a channel at once.
 
 Legend: y = V a, a: [D], D = C k (k columns per channel: taps, or positions of a flattened map); G = Cov(a, a); w:
-[O], weight of each output's squared error. The best V' without channel c costs tr(V_c' diag(w) V_c (P_cc)^-1) more,
-with P = G^-1 of the channels left.
+[O], weight of each
+output's squared error. The best V' without channel c costs tr(V_c' diag(w) V_c (P_cc)^-1) more, with P = G^-1 of the
+channels left.
+
+Taking channels out lowers the rank of P step by step; P itself is never rewritten. Like a pivoted Cholesky
+factorisation, every step
+adds the columns U_c = P[:, c] chol(P_cc)^-T to a factor, and P = P_0 - U U^T is read off where it is needed: the
+work for n channels is D n^2 k^2 instead of D^2 n k.
 """
 
 from __future__ import annotations
@@ -14,12 +20,53 @@ import torch
 from torch import Tensor
 
 
+def loaded_cholesky(gram: Tensor, ridge: float) -> Tensor:
+    """Lower Cholesky factor of gram + ridge mean(diag gram) I, in float64.
+
+    A covariance of fields cut off at some lag may have slightly negative eigenvalues; the ridge is then raised
+    tenfold until the
+    matrix is positive definite, which it is at the latest when the ridge exceeds the trace.
+    """
+    scale = gram.diagonal().mean().double().clamp(min=1e-12)
+    ridge = max(ridge, 1e-12)
+    while True:
+        whole = gram.double().clone()
+        whole.diagonal().add_(ridge * scale)
+        factor, failed = torch.linalg.cholesky_ex(whole)
+        if not bool(failed):
+            return factor
+        if not bool(torch.isfinite(gram).all()):
+            raise ValueError("the covariance is not finite")
+        ridge *= 10
+
+
+class _Columns:
+    """A factor that grows column by column, stored transposed so that columns are contiguous; room doubles when
+    full.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.room, self.count = torch.empty(64, length, dtype=torch.float64), 0
+
+    @property
+    def filled(self) -> Tensor:
+        """[columns so far, length]."""
+        return self.room[: self.count]
+
+    def append(self, columns: Tensor) -> None:
+        if self.count + len(columns) > len(self.room):
+            self.room = torch.cat([self.room, torch.empty_like(self.room)])
+        self.room[self.count : self.count + len(columns)] = columns
+        self.count += len(columns)
+
+
 @dataclass
 class Elimination:
     """One reader of a group of channels, while channels are taken out one after the other.
 
     weight: [O, D] of the reader; gram: [D, D], covariance of what it reads; importance: [O]; columns: [C, k], the
-    columns of each channel of the group (the others always stay); ridge: relative to the mean of gram's diagonal
+    columns of each
+    channel of the group (the others always stay); ridge: relative to the mean of gram's diagonal
     """
 
     weight: Tensor
@@ -29,73 +76,52 @@ class Elimination:
     ridge: float = 1e-3
 
     def __post_init__(self) -> None:
-        self.weight, self.gram = self.weight.double(), self.gram.double()
-        size = self.gram.shape[0]
-        loaded = self.gram + self.ridge * self.gram.diagonal().mean().clamp(min=1e-12) * torch.eye(
-            size, dtype=self.gram.dtype
+        precision = inverse_of(self.gram, self.ridge)
+        # Only rows of the group's own columns are ever read, in the group's order.
+        order = self.columns.flatten()
+        self.precision = precision[order][:, order]  # [C k, C k]
+        scaled = self.weight.double() * self.importance.double().sqrt()[:, None]
+        self.energy = float(((scaled.to(self.gram) @ self.gram) * scaled).sum())
+        count, width = self.columns.shape
+        self.scaled = scaled[:, order].T.reshape(count, width, -1).contiguous()  # [C, k, O]
+        self.own = (
+            self.precision.reshape(count, width, count, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
         )
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(loaded))
-        self.precision = (inverse + inverse.T) / 2
-        self.scaled = self.weight * self.importance.double().sqrt()[:, None]
-        self.energy = float(((self.scaled @ self.gram) * self.scaled).sum())
+        self.factor = _Columns(len(order))  # U
+        self.gone = torch.zeros(count, dtype=torch.bool)
 
     def costs(self) -> Tensor:
-        """Added loss of leaving out each channel next: [C], in units of the importance-weighted output variance."""
-        own = self.precision[self.columns[:, :, None], self.columns[:, None, :]]  # [C, k, k]
-        readers = self.scaled[:, self.columns].transpose(0, 1)  # [C, O, k]
-        gram = readers.transpose(1, 2) @ readers
-        # A channel already gone has an all-zero block; any positive definite stand-in keeps the batch solvable.
-        gone = own.diagonal(dim1=1, dim2=2).sum(1) == 0
-        own = torch.where(gone[:, None, None], torch.eye(own.shape[1], dtype=own.dtype), own)
-        return torch.linalg.solve(own, gram).diagonal(dim1=1, dim2=2).sum(1)
+        """Added loss of leaving out each channel next: [C], in units of the importance-weighted output variance; inf
+        for
+        those already gone."""
+        energy = self.scaled @ self.scaled.transpose(1, 2)  # [C, k, k]
+        if energy.shape[1] == 1:
+            found = energy[:, 0, 0] / self.own[:, 0, 0].clamp(min=1e-300)
+        else:
+            found = torch.linalg.solve(self.own, energy).diagonal(dim1=1, dim2=2).sum(1)
+        return found.masked_fill(self.gone, torch.inf)
 
     def remove(self, channel: int) -> None:
         """Take one channel out; the reader's other columns take over what they can."""
-        own = self.columns[channel]
-        rows = self.precision[own]
-        step = torch.linalg.solve(rows[:, own], rows)  # [k, D]
-        self.scaled = self.scaled - self.scaled[:, own] @ step
-        self.precision = self.precision - rows.T @ step
-        self.precision[own] = 0.0
-        self.precision[:, own] = 0.0
-        self.scaled[:, own] = 0.0
+        count, width, _ = self.scaled.shape
+        rows = slice(channel * width, (channel + 1) * width)
+        factor = self.factor.filled
+        column = self.precision[:, rows] - factor.T @ factor[:, rows]  # [C k, k]
+        lower = torch.linalg.cholesky(self.own[channel])
+        step = torch.linalg.solve_triangular(lower, column.T, upper=False).T  # [C k, k]
+        change = torch.linalg.solve_triangular(lower, self.scaled[channel], upper=False)  # [k, O]
+        self.scaled -= (step @ change).reshape(self.scaled.shape)
+        self.factor.append(step.T)
+        blocks = step.reshape(count, width, width)
+        self.own -= blocks @ blocks.transpose(1, 2)
+        self.gone[channel] = True
+        self.scaled[channel] = 0.0
+        self.own[self.gone] = torch.eye(width, dtype=self.own.dtype)
 
 
-def elimination_losses(readers: Sequence[Elimination | SharedElimination], size: int) -> Tensor:
-    """Total loss, as a share of the readers' output energy, at which each of `size` channels is given up: [size].
-
-    Channels leave in the order of least added loss to all readers together; the one left last has the greatest
-    value. The values grow along that order, so "remove all below t" is the greedy choice for every t.
-    """
-    if not readers:
-        return torch.zeros(size)
-    energy = sum(reader.energy for reader in readers) or 1.0
-    alive = torch.ones(size, dtype=torch.bool)
-    losses, total = torch.zeros(size, dtype=torch.float64), 0.0
-    for _ in range(size):
-        costs = torch.stack([reader.costs() for reader in readers]).sum(0).double()
-        costs[~alive] = torch.inf
-        channel = int(costs.argmin())
-        total += max(float(costs[channel]), 0.0)
-        losses[channel] = total / energy
-        alive[channel] = False
-        if bool(alive.any()):
-            for reader in readers:
-                reader.remove(channel)
-    return losses
-
-
-def solve_kept(weight: Tensor, gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
-    """The reader of the kept columns alone that comes closest to V a: V' = V G[:, K] (G[K, K] + ridge)^-1. -> [O,
-    |K|].
-    """
-    weight, gram = weight.double(), gram.double()
-    own = gram[kept][:, kept]
-    own = own + ridge * own.diagonal().mean().clamp(min=1e-12) * torch.eye(len(kept), dtype=own.dtype)
-    # The ridge pulls towards the reader's own columns, not towards zero: what is kept whole must stay as it was.
-    cross = gram[:, kept]
-    target = weight @ cross + (own - gram[kept][:, kept]).diagonal()[None] * weight[:, kept]
-    return torch.linalg.solve(own, target.T).T
+def inverse_of(covariance: Tensor, ridge: float) -> Tensor:
+    """(G + ridge mean(diag G) I)^-1, in float64."""
+    return torch.cholesky_inverse(loaded_cholesky(covariance, ridge))
 
 
 @dataclass
@@ -103,34 +129,81 @@ class SharedElimination:
     """The same with one mixing vector for all columns of a channel: V'[:, c, u] = V[:, c, u] + sum_p m[c, p] V[:, p,
     u].
 
-    Exact when the covariance is separable (channels x taps), and C^3 where `Elimination` is (C k)^3.
+    Exact when the covariance is separable (channels x taps), and C n^2 where `Elimination` is C n^2 k^3.
 
-    covariance: [C, C] of the channels; energy: [C, C], sum_o w_o sum_{u,v} rho[u - v] V[o, c, u] V[o, c', v]
+    precision: [C, C], inverse of the loaded covariance of the channels, or their block of the inverse of a larger
+    one whose
+    other channels always stay; energy: the reader's whole output energy; coupling: [C, C], sum_o w_o sum_{u,v} rho[u
+    - v] V[o, c, u] V[o, c', v]
     """
 
-    covariance: Tensor
+    precision: Tensor
     coupling: Tensor
-    ridge: float = 1e-3
+    energy: float
 
     def __post_init__(self) -> None:
-        self.covariance, self.coupling = self.covariance.double(), self.coupling.double()
-        size = self.covariance.shape[0]
-        floor = self.ridge * self.covariance.diagonal().mean().clamp(min=1e-12)
-        factor = torch.linalg.cholesky(self.covariance + floor * torch.eye(size, dtype=self.covariance.dtype))
-        self.precision = torch.cholesky_inverse(factor)
-        self.energy = float((self.coupling * self.covariance).sum())
+        self.precision, self.coupling = self.precision.double(), self.coupling.double()
+        self.own, self.power = self.precision.diagonal().clone(), self.coupling.diagonal().clone()
+        # P = P_0 - U U^T; K = K_0 - L R^T - R L^T, one column of each for every channel gone.
+        self.factor, self.left, self.right = (_Columns(len(self.own)) for _ in range(3))
+        self.gone = torch.zeros(len(self.own), dtype=torch.bool)
 
     def costs(self) -> Tensor:
-        diagonal = self.precision.diagonal()
-        return torch.where(diagonal > 0, self.coupling.diagonal() / diagonal.clamp(min=1e-30), torch.inf)
+        return (self.power / self.own.clamp(min=1e-300)).masked_fill(self.gone, torch.inf)
 
     def remove(self, channel: int) -> None:
-        p, k = self.precision[channel].clone(), self.coupling[channel].clone()
+        factor, left, right = self.factor.filled, self.left.filled, self.right.filled
+        p = self.precision[channel] - factor[:, channel] @ factor
+        k = self.coupling[channel] - right[:, channel] @ left - left[:, channel] @ right
         share = p / p[channel]
-        self.coupling = (
-            self.coupling - torch.outer(share, k) - torch.outer(k, share) + k[channel] * torch.outer(share, share)
-        )
-        self.precision = self.precision - torch.outer(p, share)
-        for matrix in (self.precision, self.coupling):
-            matrix[channel] = 0.0
-            matrix[:, channel] = 0.0
+        half = k - 0.5 * k[channel] * share
+        self.own -= p * share
+        self.power -= 2 * share * half
+        self.factor.append((p / p[channel].sqrt())[None])
+        self.left.append(share[None])
+        self.right.append(half[None])
+        self.gone[channel] = True
+
+
+def elimination_losses(readers: Sequence[Elimination | SharedElimination], size: int, depth: float = 1.0) -> Tensor:
+    """Total loss, as a share of the readers' output energy, at which each of `size` channels is given up: [size].
+
+    Channels leave in the order of least added loss to all readers together; the one left last has the greatest
+    value. The values
+    grow along that order, so "remove all below t" is the greedy choice for every t. Past the share `depth` of the
+    channels the
+    rest is valued by what each alone would cost at that point.
+    """
+    if not readers:
+        return torch.zeros(size)
+    energy = sum(reader.energy for reader in readers) or 1.0
+    alive = torch.ones(size, dtype=torch.bool)
+    losses, total = torch.zeros(size, dtype=torch.float64), 0.0
+    for _ in range(min(size, int(depth * size) + 1)):
+        costs = torch.stack([reader.costs() for reader in readers]).sum(0)
+        channel = int(costs.argmin())
+        total += max(float(costs[channel]), 0.0)
+        losses[channel] = total / energy
+        alive[channel] = False
+        for reader in readers:
+            reader.remove(channel)
+    if bool(alive.any()):
+        costs = torch.stack([reader.costs() for reader in readers]).sum(0)
+        losses[alive] = (total + costs[alive].clamp(min=0)) / energy
+    return losses
+
+
+def solve_kept(weight: Tensor, gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
+    """The reader of the kept columns alone that comes closest to V a: V' = V_K + V_R G[R, K] (G[K, K] + ridge)^-1,
+    with R the
+    columns removed. weight: [O, D] -> [O, |K|].
+
+    The ridge pulls towards the reader's own columns, not towards zero: what is kept whole stays as it was.
+    """
+    gone = torch.ones(len(gram), dtype=torch.bool)
+    gone[kept] = False
+    factor = loaded_cholesky(gram[kept][:, kept], ridge)
+    cross, lost = gram[gone][:, kept].double(), weight[:, gone].double()
+    if len(cross) < len(weight):  # fewer right-hand sides
+        return weight[:, kept].double() + lost @ torch.cholesky_solve(cross.T, factor).T
+    return weight[:, kept].double() + torch.cholesky_solve((lost @ cross).T, factor).T

@@ -98,7 +98,9 @@ def known_gaussians(graph: ModelGraph) -> dict[str, Gaussian]:
 
 def _split_concats(graph: ModelGraph, known: dict[str, Gaussian]) -> None:
     """What is known of a concat of channels is known of its parts (DenseNet: a BatchNorm reads every concat)."""
-    sizes = {name: shape[1] for name, shape in graph.shapes().items() if len(shape) > 1} if known else {}
+    if not any(kind(node) == "concat" and node.name in known for node in graph.module.graph.nodes):
+        return
+    sizes = {name: shape[1] for name, shape in graph.shapes().items() if len(shape) > 1}
     for node in reversed(graph.module.graph.nodes):
         whole = known.get(node.name)
         if whole is None or kind(node) != "concat":

@@ -4,73 +4,117 @@ outputs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from datafree.functional.elimination import inverse_of
 from datafree.graph.fields import Fields
 from datafree.graph.model_graph import Layer, ModelGraph
 
-LARGEST = 1536
-"""Columns up to which a layer's full patch covariance is used (64 MB of work space in float64); wider layers share
+LARGEST = 2304
+"""Columns up to which a layer's full patch covariance is used (42 MB of work space in float64); wider layers share
 their taps.
 """
+
+BORDERS = 1152
+"""Columns up to which a layer's output variance is computed with its borders."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """weight: [O, C, taps]; tapwise: [taps, taps], tap correlation; channels: [C, C], covariance at one position;
-    mean: [C]; inside: [taps], share of output positions at which each tap lies on the map; importance: [O];
-    patch: [C taps, C taps], covariance of the whole patch, None when wider than LARGEST."""
+    """weight: [O, C, taps]; gain: [O], gamma^2 of the BatchNorm behind the layer, or 1.
+
+    What else is known of the values it reads is computed when it is asked for.
+    """
 
     layer: Layer
+    fields: Fields
     weight: Tensor
-    channels: Tensor
-    tapwise: Tensor
-    mean: Tensor
-    inside: Tensor
-    importance: Tensor
-    patch: Tensor | None = None
+    gain: Tensor
+
+    @cached_property
+    def importance(self) -> Tensor:
+        """[O]: gain over the variance the layer puts out, so that errors count as they reach the next value.
+
+        Borders are part of that variance while this is cheap; on the maps of wide layers' networks they hardly matter.
+        """
+        narrow = self.columns <= BORDERS
+        variance = self.variance(self.weight) if narrow else self.fields.outputs[self.layer.node]
+        return self.gain / variance.clamp(min=1e-12)
 
     @property
     def columns(self) -> int:
         return self.weight.shape[1] * self.weight.shape[2]
 
-    def coupling(self) -> Tensor:
-        """Energy matrix [C, C] of the reader's columns, outputs weighted by importance, taps by their correlation."""
-        scaled = self.weight * self.importance.sqrt()[:, None, None]
-        mixed = torch.einsum("ocu,uv->ocv", scaled, self.tapwise)
-        return torch.einsum("ocv,odv->cd", mixed, scaled)
+    @property
+    def channels(self) -> Tensor:
+        """[C, C], covariance at one position."""
+        return self.fields.inputs[self.layer.node].lags.zero
+
+    @property
+    def mean(self) -> Tensor:
+        """[C]."""
+        return self.fields.inputs[self.layer.node].mean
+
+    @property
+    def inside(self) -> Tensor:
+        """[taps], share of output positions at which each tap lies on the map."""
+        return self._inside[0]
+
+    @cached_property
+    def _inside(self) -> tuple[Tensor, Tensor]:
+        return self.fields.geometry[self.layer.node].inside(self.fields.inputs[self.layer.node].size)
+
+    @cached_property
+    def tapwise(self) -> Tensor:
+        """[taps, taps], tap correlation."""
+        rho = self.fields.inputs[self.layer.node].lags.rho
+        places = torch.tensor(self.fields.geometry[self.layer.node].offsets)
+        apart = (places[None] - places[:, None]) % rho.shape[0]
+        return rho[apart[..., 0], apart[..., 1]] * self._inside[1]
+
+    @property
+    def patch(self) -> Tensor | None:
+        """[C taps, C taps], covariance of the whole patch, None when wider than LARGEST."""
+        return self.fields.patch(self.layer)[1] if self.columns <= LARGEST else None
+
+    def coupling(self, index: Tensor) -> Tensor:
+        """Energy matrix [C', C'] of these channels' columns, outputs weighted by importance, taps by their
+        correlation.
+        """
+        scaled = (self.weight[:, index] * self.importance.sqrt()[:, None, None]).transpose(0, 1)  # [C', O, taps]
+        return (scaled @ self.tapwise).flatten(1) @ scaled.flatten(1).T
+
+    @cached_property
+    def factors(self) -> dict[float, Tensor]:
+        """Inverse of the loaded channel covariance [C, C] by ridge, filled by `precision`."""
+        return {}
+
+    def precision(self, ridge: float) -> Tensor:
+        """Inverse of the channels' covariance with a ridge; remembered, for concats are read by one layer in many
+        groups.
+        """
+        if ridge not in self.factors:
+            self.factors[ridge] = inverse_of(self.channels, ridge)
+        return self.factors[ridge]
 
     def variance(self, weight: Tensor) -> Tensor:
         """Output variance [O] of another weight [O, C, taps] under the separable covariance."""
-        mixed = torch.einsum("ocu,uv->ocv", weight, self.tapwise)
-        return torch.einsum("odv,odv->o", torch.einsum("ocv,cd->odv", mixed, self.channels), weight)
+        flat = weight.transpose(1, 2)  # [O, taps, C]
+        return ((flat @ self.channels) * (self.tapwise @ flat)).sum((1, 2))
 
 
 def reader_of(graph: ModelGraph, fields: Fields, layer: Layer) -> Reader | None:
-    """None when the walk knows nothing of the layer's input, or when the layer is grouped.
-
-    importance: gamma^2 / variance of the BatchNorm after the layer, so that errors count as they reach the next
-    value; without BatchNorm every output counts by the inverse of its own variance.
-    """
+    """None when the walk knows nothing of the layer's input, or when the layer is grouped."""
     if layer.node not in fields.inputs or layer.groups != 1:
         return None
-    field, geometry = fields.inputs[layer.node], fields.geometry[layer.node]
+    if layer.node in fields.readers:
+        return fields.readers[layer.node]
     weight = graph.tensor(layer.weight).float()
     weight = weight.flatten(2) if weight.ndim > 2 else weight[:, :, None]
-    one, two = geometry.inside(field.size)
-    t = field.lags.period
-    rho = torch.stack([torch.stack([field.lags.rho[(vy - uy) % t, (vx - ux) % t] for vy, vx in geometry.offsets])
-                       for uy, ux in geometry.offsets])  # fmt: skip
-    ones = torch.ones(weight.shape[0], dtype=torch.float32)
-    reader = Reader(layer, weight, field.lags.zero, rho * two, field.mean, one, ones)
-    variance = reader.variance(weight).clamp(min=1e-12)
-    importance = 1.0 / variance
-    norm = next((norm for norm in graph.batchnorms if norm.input == layer.node), None)
-    if norm is not None and norm.weight:
-        gamma = graph.tensor(norm.weight).float()
-        importance = importance * gamma * gamma
-    patch = fields.patch(layer)[1] if reader.columns <= LARGEST else None
-    return replace(reader, importance=importance, patch=patch)
+    norm = fields.norms.get(layer.node)
+    gain = graph.tensor(norm.weight).float().square() if norm is not None and norm.weight else torch.ones(len(weight))
+    return fields.readers.setdefault(layer.node, Reader(layer, fields, weight, gain))

@@ -29,6 +29,12 @@ class Schur:
     ridge: float = Field(default=1e-3, ge=0)
     """Added to the covariance's diagonal, as a share of its mean: distrust of the analytic correlations."""
 
+    depth: float = Field(default=0.6, gt=0, le=1)
+    """Share of a group's channels that are given up one by one; the others are valued by what each would cost then."""
+
+    taps: int = Field(default=1152, ge=0)
+    """Columns up to which a reader's taps are weighed apart; wider readers mix channels alike for all taps."""
+
     paper: ClassVar[Paper] = Paper(
         key="hassibi1993",
         title="Second order derivatives for network pruning: Optimal Brain Surgeon",
@@ -47,17 +53,21 @@ class Schur:
             if part.role != "reads" or part.name not in layers:
                 continue
             reader = reader_of(graph, fields, layers[part.name])
-            if reader is None or (reader.patch is None and part.index.shape[1] > 1):
+            taps = reader.weight.shape[2] if reader is not None else 0
+            several = part.index.shape[1] > 1
+            if reader is None or (several and reader.patch is None):
                 readers.append(self._independent(graph, layers[part.name].kind, part.name, part.index))
-            elif reader.patch is not None:
-                columns = part.index[:, :, None] * reader.weight.shape[2] + torch.arange(reader.weight.shape[2])
-                weight = reader.weight.flatten(1)
-                readers.append(Elimination(weight, reader.patch, reader.importance, columns.flatten(1), self.ridge))
+            elif several or (taps > 1 and reader.patch is not None and reader.columns <= self.taps):
+                columns = (part.index[:, :, None] * taps + torch.arange(taps)).flatten(1)
+                weight, gram = reader.weight.flatten(1), reader.patch
+                assert gram is not None
+                readers.append(Elimination(weight, gram, reader.importance, columns, self.ridge))
             else:
                 index = part.index[:, 0]
-                coupling = reader.coupling()[index][:, index]
-                readers.append(SharedElimination(reader.channels[index][:, index], coupling, self.ridge))
-        return elimination_losses(readers, group.size)
+                precision = reader.precision(self.ridge)[index][:, index]
+                energy = float((reader.importance * reader.variance(reader.weight)).sum())
+                readers.append(SharedElimination(precision, reader.coupling(index), energy))
+        return elimination_losses(readers, group.size, self.depth)
 
     def _independent(self, graph: ModelGraph, kind: str, name: str, index: Tensor) -> SharedElimination:
         """A reader whose input is unknown: channels of unit variance, nothing to be rebuilt."""
@@ -69,4 +79,5 @@ class Schur:
             else weight.flatten(1).square().sum(1)
         )
         per_channel = energy[index.clamp(max=len(energy) - 1)].sum(1)
-        return SharedElimination(torch.eye(len(index), dtype=torch.float64), torch.diag(per_channel), self.ridge)
+        alone = torch.eye(len(index), dtype=torch.float64)
+        return SharedElimination(alone, torch.diag(per_channel), float(per_channel.sum()))

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from datafree.functional.affine import fake_quantize, qparams_from_range
+from datafree.functional.affine import qparams_from_range
 from datafree.graph.marginal import WEIGHTS, Marginal
 from datafree.spec import Paper, QParams, Scheme, method
 
@@ -49,7 +49,10 @@ class BNGaussian:
         best, chosen = torch.inf, 1.0
         for step in range(1, self.candidates + 1):
             ratio = step / self.candidates
-            e = fake_quantize(values, qparams_from_range(low * ratio, high * ratio, scheme)) - values
+            grid = qparams_from_range(low * ratio, high * ratio, scheme)
+            zero = int(grid.zero_point)
+            e = (values / grid.scale).round_().clamp_(scheme.qmin - zero, scheme.qmax - zero)
+            e = e.mul_(grid.scale).sub_(values)
             mean = e @ probability
             loss = float((weight * ((e * e) @ probability - mean * mean)).sum())
             if loss < best:

@@ -57,13 +57,17 @@ class GPTQ:
         arxiv="2210.17323",
     )
 
+    def reads(self, scheme: Scheme) -> bool:
+        """Only where it does more than take the nearest point."""
+        return scheme.bits < self.plain_from and scheme.granularity == "channel"
+
     def round(self, weight: Tensor, scheme: Scheme, reader: Reader | None) -> tuple[Tensor, QParams]:
         """weight: [O, I, k, k] or [O, I]; reader: what it reads, or None when nothing is known of it (H = I then).
 
         -> (the weight on its grid, the grid)
         """
         flat = weight.flatten(1).float()
-        if scheme.bits >= self.plain_from or scheme.granularity == "tensor":
+        if not self.reads(scheme):
             rows = Rows.clipped(flat, scheme)
             q = rows.integers(flat)
         elif reader is not None and reader.columns > LARGEST:

@@ -21,6 +21,10 @@ class Nearest:
 
     paper: ClassVar[Paper] = MinMax.paper
 
+    def reads(self, scheme: Scheme) -> bool:
+        """No: the weight alone decides."""
+        return False
+
     def round(self, weight: Tensor, scheme: Scheme, reader: Reader | None) -> tuple[Tensor, QParams]:
         """weight: [O, ...] -> (the weight as it was, the grid). What reads it is not looked at."""
         return weight, self.ranges.estimate(weight, scheme)

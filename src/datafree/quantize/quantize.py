@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, fx
 
 from datafree.functional.affine import qparams_from_range
-from datafree.graph.fields import Fields, fields_of
-from datafree.graph.means import propagate_means
+from datafree.graph.fields import fields_of
+from datafree.graph.marginal import Marginal
+from datafree.graph.means import Sum, propagate_means
 from datafree.graph.model_graph import Layer, ModelGraph
 from datafree.graph.operators import LAYERS, kind
 from datafree.graph.place import (
@@ -47,6 +48,7 @@ def quantize(
     ranges: BNGaussian | None = None,
     layer_bits: Mapping[str, int] | None = None,
     keep_float: Iterable[str] = (),
+    sums: Mapping[str, Sum] | None = None,
 ) -> ModelGraph:
     """Quantize weights and activations as `target` wants them; a copy.
 
@@ -54,6 +56,7 @@ def quantize(
     layer_bits: weight bits by glob of module path, the last match wins; weights=None leaves the other layers float
     rounding: how weights become integers (GPTQ); ranges: how activation ranges are told (BNGaussian)
     keep_float: globs of module paths whose layers keep float weights and read float activations
+    sums: how the operands of adds correlate, by node name; from the fields of the graph when None
 
     BatchNorms should be folded first: one that is not stays in float. An activation whose distribution nothing tells
     stays in float and is logged as such.
@@ -68,11 +71,11 @@ def quantize(
     if activations is not None:
         target.activations.with_bits(activations)  # refuses bits out of range, also where only edges would carry them
     _refuse_overflow(graph)
-    fields = fields_of(graph)
     student = graph.copy()
-    _weights(student, graph, fields, schemes, rounding, keep, run)
+    _weights(student, graph, schemes, rounding, keep, run)
     if activations is not None:
-        _activations(student, graph, fields, target, activations, ranges, keep, run)
+        marginals = propagate_means(graph, fields_of(graph).sums if sums is None else sums)
+        _activations(student, graph, marginals, target, activations, ranges, keep, run)
     student.clean()
     return student
 
@@ -108,7 +111,6 @@ def _refuse_overflow(graph: ModelGraph) -> None:
 def _weights(
     student: ModelGraph,
     graph: ModelGraph,
-    fields: Fields,
     schemes: Sequence[tuple[str, Scheme]],
     rounding: Rounding,
     keep: set[str],
@@ -126,7 +128,8 @@ def _weights(
         named = [own for glob, own in schemes if any(fnmatchcase(layer.path, glob) for layer in layers)]
         if named:
             # A weight that several calls share is rounded for what the first of them reads.
-            _round(student, layers[0], named[-1], rounding, reader_of(graph, fields, layers[0]))
+            reader = reader_of(graph, fields_of(graph), layers[0]) if rounding.reads(named[-1]) else None
+            _round(student, layers[0], named[-1], rounding, reader)
 
 
 def _round(student: ModelGraph, layer: Layer, scheme: Scheme, rounding: Rounding, reader: Reader | None) -> None:
@@ -151,14 +154,13 @@ def _transposed(weight: Tensor, groups: int) -> Tensor:
 def _activations(
     student: ModelGraph,
     graph: ModelGraph,
-    fields: Fields,
+    marginals: Mapping[str, Marginal],
     target: Target,
     bits: int,
     ranges: BNGaussian,
     keep: set[str],
     run: Run,
 ) -> None:
-    marginals = propagate_means(graph, fields.sums)
     nodes, floats = graph.nodes, {layer.node for layer in graph.layers if layer.path in keep}
     placed: set[str] = set()
     last = graph.layers[-1].node if graph.layers else ""

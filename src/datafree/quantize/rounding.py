@@ -14,6 +14,10 @@ from datafree.spec import QParams, Scheme
 class Rounding(Protocol):
     """Chooses the grid and the integers of a weight."""
 
+    def reads(self, scheme: Scheme) -> bool:
+        """Whether the integers depend on the values that the weight is applied to."""
+        ...
+
     def round(self, weight: Tensor, scheme: Scheme, reader: Reader | None) -> tuple[Tensor, QParams]:
         """weight: [O, ...], output channels first; reader: what is known of the values it reads.
 

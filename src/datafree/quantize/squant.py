@@ -35,6 +35,10 @@ class SQuant:
         arxiv="2202.07471",
     )
 
+    def reads(self, scheme: Scheme) -> bool:
+        """No: the weight alone decides."""
+        return False
+
     def round(self, weight: Tensor, scheme: Scheme, reader: Reader | None) -> tuple[Tensor, QParams]:
         """weight: [O, I, k, k] or [O, I] -> (the weight on its grid, the grid)."""
         grid = self.ranges.estimate(weight, scheme)

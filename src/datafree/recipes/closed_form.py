@@ -11,6 +11,7 @@ from datafree.compensate.bias_correction import BiasCorrection
 from datafree.compensate.least_squares import LeastSquares
 from datafree.graph import ModelGraph, fold_batchnorm
 from datafree.graph.biases import round_biases
+from datafree.graph.fields import fields_of
 from datafree.prune import Criterion, prune
 from datafree.prune.schur import Schur
 from datafree.quantize import GPTQ, BNGaussian, Rounding, quantize
@@ -65,9 +66,11 @@ class ClosedForm:
             with run.step("compensate"):
                 student = self.compensator.compensate(student, teacher, run)
         folded = fold_batchnorm(student)
+        # While streams stay whole the student's sums are the teacher's: one walk through the network is enough.
+        sums = fields_of(teacher).sums if self.scope == "inner" else None
         with run.step("quantize"):
             student = quantize(folded, target=TARGETS[self.target], run=run, weights=self.weights,
                                activations=self.activations, rounding=self.rounding, ranges=self.ranges,
-                               layer_bits=self.layer_bits, keep_float=self.keep_float)  # fmt: skip
+                               layer_bits=self.layer_bits, keep_float=self.keep_float, sums=sums)  # fmt: skip
         with run.step("correct biases"):
             return round_biases(self.correction.compensate(student, folded, run))
