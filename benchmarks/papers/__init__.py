@@ -1,0 +1,1 @@
+"""The papers' own tables, ready to run where a user has the weights and the data."""
