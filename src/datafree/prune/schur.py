@@ -16,15 +16,15 @@ from torch import Tensor
 
 from datafree.functional.elimination import Elimination, SharedElimination, elimination_losses
 from datafree.graph.channels import ChannelGroup
-from datafree.graph.fields import fields_of
+from datafree.graph.fields import Fields, fields_of
 from datafree.graph.model_graph import ModelGraph
-from datafree.graph.readers import reader_of
+from datafree.graph.readers import Reader, reader_of
 from datafree.spec import Paper, method
 
 
 @method
 class Schur:
-    """Loss, as a share of the readers' output energy, at which each channel is given up."""
+    """What each channel's readers lose for good when it is given up, per parameter saved."""
 
     ridge: float = Field(default=1e-3, ge=0)
     """Added to the covariance's diagonal, as a share of its mean: distrust of the analytic correlations."""
@@ -45,15 +45,21 @@ class Schur:
     comparable: ClassVar[bool] = True
 
     def score(self, graph: ModelGraph, group: ChannelGroup) -> Tensor:
-        """group: C channels -> [C], share of unexplained energy when the channel goes; higher means keep."""
+        """group: C channels -> [C], added loss per parameter when the channel goes; higher means keep.
+
+        The loss is the squared error of what the readers put out, as a share of the variance of the value they put it
+        into (a residual stream, where there is one), so that layers can be compared.
+        """
         fields = fields_of(graph)
         layers = {layer.weight: layer for layer in graph.layers}
         readers: list[Elimination | SharedElimination] = []
+        landing = 0.0
         for part in group.slices:
             if part.role != "reads" or part.name not in layers:
                 continue
             reader = reader_of(graph, fields, layers[part.name])
             taps = reader.weight.shape[2] if reader is not None else 0
+            landing += _landing(graph, fields, reader) if reader is not None else 0.0
             several = part.index.shape[1] > 1
             if reader is None or (several and reader.patch is None):
                 readers.append(self._independent(graph, layers[part.name].kind, part.name, part.index))
@@ -67,7 +73,9 @@ class Schur:
                 precision = reader.precision(self.ridge)[index][:, index]
                 energy = float((reader.importance * reader.variance(reader.weight)).sum())
                 readers.append(SharedElimination(precision, reader.coupling(index), energy))
-        return elimination_losses(readers, group.size, self.depth)
+        shares = elimination_losses(readers, group.size, self.depth)
+        energy = sum(reader.energy for reader in readers)
+        return _per_parameter(shares * (energy / landing if landing else 1.0), _parameters(graph, group))
 
     def _independent(self, graph: ModelGraph, kind: str, name: str, index: Tensor) -> SharedElimination:
         """A reader whose input is unknown: channels of unit variance, nothing to be rebuilt."""
@@ -81,3 +89,32 @@ class Schur:
         per_channel = energy[index.clamp(max=len(energy) - 1)].sum(1)
         alone = torch.eye(len(index), dtype=torch.float64)
         return SharedElimination(alone, torch.diag(per_channel), float(per_channel.sum()))
+
+
+def _landing(graph: ModelGraph, fields: Fields, reader: Reader) -> float:
+    """Variance, over all channels, of the value a layer's output becomes part of: the residual stream it is added
+    to, or its own behind its BatchNorm.
+    """
+    behind = [user for first in graph.nodes[reader.layer.node].users for user in (first, *first.users)]
+    stream = next((user.name for user in behind if user.name in fields.sums), None)
+    return float(
+        fields.sums[stream].var.sum() if stream else (reader.importance * reader.variance(reader.weight)).sum()
+    )
+
+
+def _parameters(graph: ModelGraph, group: ChannelGroup) -> float:
+    """Stored numbers that go with one channel, the others in place."""
+    shapes = [(graph.tensor(part.name).shape, part) for part in group.slices]
+    return sum(shape.numel() / shape[part.dim] * part.index.shape[1] for shape, part in shapes)
+
+
+def _per_parameter(losses: Tensor, parameters: float) -> Tensor:
+    """From the total loss at which each channel goes to what it adds, per parameter: [C].
+
+    A channel can add less than the one before it, which had to go first: it counts as that one, only a hair later, so
+    that the order in which channels were given up stays the order of the values.
+    """
+    order = losses.sort(stable=True).indices
+    added = losses[order].diff(prepend=torch.zeros(1, dtype=losses.dtype)).cummax(0).values
+    hair = 1 + 1e-9 * torch.arange(len(losses), dtype=losses.dtype)
+    return torch.empty_like(losses).index_copy_(0, order, added * hair / parameters)
