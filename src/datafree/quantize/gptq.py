@@ -64,7 +64,8 @@ class GPTQ:
     def round(self, weight: Tensor, scheme: Scheme, reader: Reader | None) -> tuple[Tensor, QParams]:
         """weight: [O, I, k, k] or [O, I]; reader: what it reads, or None when nothing is known of it (H = I then).
 
-        -> (the weight on its grid, the grid)
+        -> (the weight on its grid, the grid). One scale for a whole tensor leaves rows no clip of their own to choose:
+        such weights go to the nearest point of the min-max grid.
         """
         flat = weight.flatten(1).float()
         if not self.reads(scheme):
