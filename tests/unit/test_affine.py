@@ -120,7 +120,10 @@ def test_ranges_must_be_finite(bound):
 
 
 def test_a_symmetric_grid_is_narrow_and_signed():
-    assert (Scheme(bits=4, signed=True, symmetric=True).qmin, Scheme(bits=4, signed=True, symmetric=True).qmax) == (-7, 7)
+    assert (Scheme(bits=4, signed=True, symmetric=True).qmin, Scheme(bits=4, signed=True, symmetric=True).qmax) == (
+        -7,
+        7,
+    )
     assert (Scheme(bits=4, signed=True).qmin, Scheme(bits=4).qmax) == (-8, 15)
     with pytest.raises(ValueError, match="symmetric grid is signed"):
         Scheme(symmetric=True)
