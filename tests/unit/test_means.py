@@ -145,3 +145,24 @@ def test_quadrature_weights_are_those_of_a_normal():
     marginal = Marginal.sampled(GRID[None] * 2 + 3, 1)
     assert float(marginal.mean) == pytest.approx(3.0)
     assert float(marginal.var) == pytest.approx(4.0, rel=1e-6)
+
+
+def test_features_are_told_by_the_first_batchnorm():
+    """An input that is no picture has the mean and the scale under which the first layer's statistics make sense."""
+    torch.manual_seed(0)
+    mean, std = torch.tensor([3.0, -20.0]), 7.0
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 24, 1), torch.nn.BatchNorm2d(24)).eval()
+    x = mean[:, None, None] + std * torch.randn(4000, 2, 1, 1)
+    with torch.no_grad():
+        y = model[0](x).flatten(1)
+        model[1].running_mean.copy_(y.mean(0))
+        model[1].running_var.copy_(y.var(0))
+    graph = ModelGraph.trace(model, InputSpec(shape=(2, 6, 6), pixels=False))
+    for network in (graph, fold_batchnorm(graph)):
+        told = (
+            propagate_means(network)["input"]
+            if "input" in network.nodes
+            else next(iter(propagate_means(network).values()))
+        )
+        assert torch.allclose(told.mean.float(), mean, atol=0.5)
+        assert torch.allclose(told.std.float(), torch.full((2,), std), rtol=0.2)

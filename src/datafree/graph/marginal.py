@@ -80,6 +80,36 @@ def input_marginal(inputs: InputSpec) -> Marginal:
     return Marginal.normal((data_mean - mean) / std, (data_std / std) ** 2)
 
 
+def told_input(graph: ModelGraph) -> Marginal:
+    """What the network's input looks like: for pixels the assumption above, for ready features what the first layer
+    tells.
+
+    A layer with weights w and bias b behind which a BatchNorm stored mean mu_o and variance v_o gives, with one mean a
+    channel and one scale for all, mu_o - b_o = sum_c (sum_t w_oct) m_c (least squares) and v_o = s^2 (half the taps
+    independent, half moving together). Without such a layer features are taken for N(0, 1).
+    """
+    plain = input_marginal(graph.inputs)
+    known = known_gaussians(graph)
+    for layer in graph.layers:
+        first = graph.nodes[layer.node].all_input_nodes[0]
+        while kind(first) in ("pad", "identity", "reshape") and first.all_input_nodes:
+            first = first.all_input_nodes[0]
+        if graph.inputs.pixels or kind(first) != "input" or layer.node not in known or layer.kind != "conv":
+            continue
+        weight = graph.tensor(layer.weight).double().flatten(2)  # [O, C, taps]
+        if layer.groups != 1:
+            continue
+        out, total = known[layer.node], weight.sum(2)
+        bias = graph.tensor(layer.bias).double() if layer.bias else torch.zeros_like(out.mean)
+        mean = torch.linalg.lstsq(total, (out.mean - bias)[:, None], driver="gelsd").solution[:, 0]
+        spread = 0.5 * weight.square().sum((1, 2)) + 0.5 * total.square().sum(1)
+        usable = (out.var > 1e-12) & (spread > 1e-12)
+        if bool(usable.any()):
+            var = (out.var[usable] / spread[usable]).log().mean().exp()
+            return Marginal.normal(mean, var.expand_as(mean).clone())
+    return plain
+
+
 def known_gaussians(graph: ModelGraph) -> dict[str, Gaussian]:
     """Gaussians told by the graph's own BatchNorms and by those folded before, by node name."""
     known = {}

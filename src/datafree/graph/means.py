@@ -26,7 +26,7 @@ from torch import Tensor, fx
 
 from datafree.functional.gaussian import Gaussian, distribution
 from datafree.graph.arguments import bind
-from datafree.graph.marginal import GRID, Marginal, input_marginal, interpolate, joined, known_gaussians, mixed, summed
+from datafree.graph.marginal import GRID, Marginal, interpolate, joined, known_gaussians, mixed, summed, told_input
 from datafree.graph.model_graph import ModelGraph
 from datafree.graph.operators import kind
 from datafree.graph.shapes import meta_values
@@ -78,7 +78,7 @@ class _Propagation:
     def visit(self, node: fx.Node) -> Any:
         what = kind(node)
         if what == "input":
-            return input_marginal(self.graph.inputs)
+            return told_input(self.graph)
         if what == "parameter":
             tensor = self.graph.tensor(str(node.target))
             return tensor.double() if tensor.is_floating_point() else None
