@@ -105,7 +105,7 @@ class Lags:
             return self
         t = self.period
         lag = torch.arange(period)
-        lag = torch.where(lag > period // 2, lag - period, lag).clamp(-((t - 1) // 2), t // 2) % t
+        lag = torch.where(lag > period // 2, lag - period, lag).clamp(-(t // 2), t // 2) % t
         rho = torch.fft.ifft2(torch.fft.fft2(self.rho[lag][:, lag]).real.clamp(min=0)).real
         rho = rho / rho[0, 0].clamp(min=torch.finfo(rho.dtype).tiny)
         return Lags(self.zero, rho.to(self.rho.dtype), None, self.ratio)

@@ -58,7 +58,10 @@ class MoveRules(LayerRules):
         numbers = after(node, numbers, self.values)
         if numbers is None:
             return self.restart(node)
-        index = index_of(numbers) if isinstance(numbers, Tensor) and numbers.ndim in (2, 4) else None
+        # A map flattened to a vector is more than channels picked: its positions are alike, not the same.
+        flattened = isinstance(numbers, Tensor) and numbers.ndim == 2 and max(self.living[source].size) > 1
+        known = isinstance(numbers, Tensor) and numbers.ndim in (2, 4) and not flattened
+        index = index_of(numbers) if known else None
         if index is not None:
             return self.indexed(node, source, index)
         if plain and shape is not None and before is not None and len(shape) == 2 and len(before) == 4:
