@@ -56,9 +56,7 @@ def test_predicted_output_variances_are_those_of_gaussian_inputs(build, within):
     x = gaussian_fields(256)
     graph = traced(settled(randomise(build()), x))
     fields = fields_of(graph)
-    convolutions = [
-        layer for layer in graph.layers if layer.kind == "conv"
-    ]  # pooled values hang on long lags
+    convolutions = [layer for layer in graph.layers if layer.kind == "conv"]  # pooled values hang on long lags
     seen = graph.observe(x, [layer.node for layer in convolutions])
     for layer in convolutions:
         wanted = seen[layer.node].transpose(0, 1).flatten(1).var(1)
