@@ -26,9 +26,9 @@ def samples(mean: Tensor, std: Tensor, count: int = 50_000) -> Tensor:
 
 
 def spread_of_error(x: Tensor, low: float, high: float, scheme: Scheme, weight: Tensor) -> float:
-    """Expected squared error of each channel about its mean, weighted. x: [C, samples]"""
+    """Expected squared error of the channels, weighted. x: [C, samples]"""
     grid = qparams_from_range(torch.tensor(low), torch.tensor(high), scheme)
-    return float(((fake_quantize(x, grid) - x).var(1) * weight).sum() / weight.sum())
+    return float(((fake_quantize(x, grid) - x).square().mean(1) * weight).sum() / weight.sum())
 
 
 def reach(grid, scheme: Scheme) -> tuple[float, float]:

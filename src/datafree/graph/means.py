@@ -67,8 +67,9 @@ class _Propagation:
 
     def run(self) -> dict[str, Marginal]:
         for node in self.graph.module.graph.nodes:
-            value = self.visit(node)
             known = self.known.get(node.name)
+            # A convolution whose output a BatchNorm reads need not be carried: what it gives is told.
+            value = Marginal.normal(known.mean, known.var) if known and kind(node) == "conv" else self.visit(node)
             if known is not None:
                 value = _anchored(value, known)
             if value is not None:

@@ -29,7 +29,7 @@ class Schur:
     ridge: float = Field(default=1e-3, ge=0)
     """Added to the covariance's diagonal, as a share of its mean: distrust of the analytic correlations."""
 
-    depth: float = Field(default=0.6, gt=0, le=1)
+    depth: float = Field(default=0.5, gt=0, le=1)
     """Share of a group's channels that are given up one by one; the others are valued by what each would cost then."""
 
     taps: int = Field(default=1152, ge=0)
