@@ -165,7 +165,8 @@ def _flip(q: Tensor, e: Tensor, offered: Tensor, low: int, high: int) -> tuple[T
     total = e.sum(1)
     sign = total.sign()[:, None]
     able = offered & (e.sign() == sign) & torch.where(sign < 0, q < high, q > low)
-    rank = torch.where(able, -e.abs(), torch.ones(())).argsort(dim=1, stable=True).argsort(1)  # of equal errors the first
+    # Of equal errors the first goes.
+    rank = torch.where(able, -e.abs(), torch.ones(())).argsort(dim=1, stable=True).argsort(1)
     count = torch.minimum(total.abs().round(), able.sum(1).to(total))
     flip = ((rank < count[:, None]) & able).to(q)
     after = e - sign * flip
