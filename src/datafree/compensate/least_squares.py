@@ -38,7 +38,9 @@ class LeastSquares:
     """Added to the covariance's diagonal, as a share of its mean: distrust of the analytic correlations."""
 
     variance: bool = True
-    """Rescale the running variance of the BatchNorm behind a repaired layer."""
+    """Rescale the running variance of the BatchNorm behind a repaired layer, or the layer itself where there is
+    none.
+    """
 
     paper: ClassVar[Paper] = Paper(
         key="he2017",
@@ -70,6 +72,7 @@ class LeastSquares:
                 self._restore_mean(student, layer, missing, norms.get(layer.node))
                 continue
             self._repair(student, reader, kept, norms.get(layer.node))
+        student.module.recompile()  # layers may have got a bias
         return student
 
     def _repair(self, student: ModelGraph, reader: Reader, kept: Tensor, norm: BatchNorm | None) -> None:
@@ -89,6 +92,10 @@ class LeastSquares:
             whole = torch.zeros_like(reader.weight)
             whole[:, kept] = weight.float()
             ratio = reader.variance(whole) / reader.variance(reader.weight).clamp(min=1e-20)
+        if norm is None and self.variance and layer.kind == "conv":
+            # Pre-activation and plain networks: with no BatchNorm behind the layer, its own rows are stretched.
+            stretch = torch.where((ratio > 0.1) & ratio.isfinite(), ratio, 1.0).rsqrt()
+            weight = weight * stretch[:, None, None].to(weight.dtype)
         mean = reader.weight @ reader.inside @ reader.mean - weight.float() @ reader.inside @ reader.mean[kept]
         rows = student.kept.get((layer.weight, 0))
         if rows is not None:

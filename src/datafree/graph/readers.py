@@ -25,7 +25,7 @@ BORDERS = 1152
 
 @dataclass(frozen=True)
 class Reader:
-    """weight: [O, C, taps]; gain: [O], gamma^2 of the BatchNorm behind the layer, or 1.
+    """weight: [O, C, taps]; gain: [O], gamma^2 of the BatchNorm behind the layer, None without one.
 
     What else is known of the values it reads is computed when it is asked for.
     """
@@ -33,16 +33,19 @@ class Reader:
     layer: Layer
     fields: Fields
     weight: Tensor
-    gain: Tensor
+    gain: Tensor | None
 
     @cached_property
     def importance(self) -> Tensor:
-        """[O]: gain over the variance the layer puts out, so that errors count as they reach the next value.
+        """[O]: gain over the variance the layer puts out, so that errors count as they reach the next value. Without a
+        BatchNorm they reach it as they are: all outputs count alike, by their mean variance.
 
         Borders are part of that variance while this is cheap; on the maps of wide layers' networks they hardly matter.
         """
         narrow = self.columns <= BORDERS
         variance = self.variance(self.weight) if narrow else self.fields.outputs[self.layer.node]
+        if self.gain is None:
+            return torch.ones_like(variance) / variance.mean().clamp(min=1e-12)
         return self.gain / variance.clamp(min=1e-12)
 
     @property
@@ -116,5 +119,7 @@ def reader_of(graph: ModelGraph, fields: Fields, layer: Layer) -> Reader | None:
     weight = graph.tensor(layer.weight).float()
     weight = weight.flatten(2) if weight.ndim > 2 else weight[:, :, None]
     norm = fields.norms.get(layer.node)
-    gain = graph.tensor(norm.weight).float().square() if norm is not None and norm.weight else torch.ones(len(weight))
+    gain = None
+    if norm is not None:
+        gain = graph.tensor(norm.weight).float().square() if norm.weight else torch.ones(len(weight))
     return fields.readers.setdefault(layer.node, Reader(layer, fields, weight, gain))
