@@ -94,7 +94,8 @@ class LeastSquares:
             ratio = reader.variance(whole) / reader.variance(reader.weight).clamp(min=1e-20)
         if norm is None and self.variance and layer.kind == "conv":
             # Pre-activation and plain networks: with no BatchNorm behind the layer, its own rows are stretched.
-            stretch = torch.where((ratio > 0.1) & ratio.isfinite(), ratio, 1.0).rsqrt()
+            lost = (ratio > 0.1) & ((ratio - 1).abs() > 1e-5)  # a layer that lost nothing stays as it was, to the bit
+            stretch = torch.where(lost, ratio, 1.0).rsqrt()
             weight = weight * stretch[:, None, None].to(weight.dtype)
         mean = reader.weight @ reader.inside @ reader.mean - weight.float() @ reader.inside @ reader.mean[kept]
         rows = student.kept.get((layer.weight, 0))
