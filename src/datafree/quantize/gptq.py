@@ -18,7 +18,7 @@ from torch import Tensor
 from datafree.functional.affine import dequantize, qparams_from_range
 from datafree.functional.kronecker import kronecker_gptq, kronecker_product
 from datafree.functional.rounding import Rows, descend, error, gain, gptq
-from datafree.graph.readers import LARGEST, Reader
+from datafree.graph.readers import Reader
 from datafree.spec import Paper, QParams, Scheme, method
 
 
@@ -42,6 +42,9 @@ class GPTQ:
 
     sweeps: int = Field(default=8, ge=0)
     """Sweeps of coordinate descent after the last choice."""
+
+    columns: int = Field(default=1152, ge=0)
+    """Columns up to which the covariance of the whole patch is used; wider layers take channels times taps."""
 
     plain_from: int = Field(default=7, ge=2)
     """From this many bits on the nearest point of the min-max grid is taken: what is left to gain is below what can
@@ -71,7 +74,7 @@ class GPTQ:
         if not self.reads(scheme):
             rows = Rows.clipped(flat, scheme)
             q = rows.integers(flat)
-        elif reader is not None and reader.columns > LARGEST:
+        elif reader is not None and reader.columns > self.columns:
             rows, q = self._wide(weight.float(), scheme, reader)
         else:
             rows, q = self._search(flat, scheme, self._gram(reader, flat.shape[1]))
