@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from datafree.spec import Refusal
@@ -33,4 +33,5 @@ def write_atomic(path: str | Path) -> Iterator[Path]:
             remedy="free space or choose another folder with --out; what was there before is untouched",
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder may be none, which was told above
+            temporary.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +15,17 @@ from datafree.run.ledger import Ledger
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 
 @dataclass
 class Run:
-    """Device, seed, folder and ledger of one job.
+    """Device, seed, folder, ledger and deadline of one job, and the images it was handed.
 
     folder: where the run's files lie; None keeps everything in memory
+    minutes: how long the job may take, from the moment the run is made; None: as long as it needs
+    images: [N, C, H, W], normalised as the network to be compressed wants them; what recipes use in place of images of
+        their own making
     watch: called with (step name, "start", 0.0), (step name, "share", share done) and (step name, "end", seconds); the
         command line draws progress with it
     """
@@ -28,11 +33,17 @@ class Run:
     seed: int = 0
     device: str = "cpu"
     folder: Path | None = None
+    minutes: float | None = None
+    images: Tensor | None = field(default=None, repr=False)
     watch: Callable[[str, str, float], None] | None = None
     ledger: Ledger = field(init=False)
     _open: list[str] = field(init=False, default_factory=list, repr=False)
+    _part: tuple[float, float] = field(init=False, default=(0.0, 1.0), repr=False)
+    _begun: float = field(init=False, default_factory=time.monotonic, repr=False)
 
     def __post_init__(self) -> None:
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"minutes must be positive, got {self.minutes}")
         if self.folder is not None:
             self.folder = Path(self.folder)
         self.ledger = Ledger(self.folder / "ledger.jsonl" if self.folder is not None else None)
@@ -49,6 +60,12 @@ class Run:
         digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
+    def seconds_left(self) -> float:
+        """Time until the deadline, never below 0; infinite without one."""
+        if self.minutes is None:
+            return math.inf
+        return max(0.0, self._begun + 60 * self.minutes - time.monotonic())
+
     def log(self, event: str, **fields: Any) -> None:
         """One line in the ledger; fields are plain data."""
         self.ledger.append(event, **fields)
@@ -60,6 +77,7 @@ class Run:
         if self.watch:
             self.watch(name, "start", 0.0)
         self._open.append(name)
+        outer, self._part = self._part, (0.0, 1.0)
         try:
             yield
         except BaseException as error:
@@ -67,12 +85,25 @@ class Run:
             raise
         finally:
             self._open.pop()
+            self._part = outer
         seconds = time.perf_counter() - start
         self.log("step", step=name, seconds=round(seconds, 4), **fields)
         if self.watch:
             self.watch(name, "end", seconds)
 
+    @contextmanager
+    def part(self, index: int, count: int) -> Iterator[None]:
+        """While it is open, `advance` tells of part `index` of `count` equal ones, and at its end that it is done."""
+        start, width = outer = self._part
+        self._part = (start + width * index / count, width / count)
+        try:
+            yield
+            self.advance(1.0)
+        finally:
+            self._part = outer
+
     def advance(self, share: float) -> None:
         """Tell whoever watches how much of the step in progress is done. share: [0, 1]"""
+        start, width = self._part
         if self.watch and self._open:
-            self.watch(self._open[-1], "share", share)
+            self.watch(self._open[-1], "share", start + width * share)

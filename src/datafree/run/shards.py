@@ -1,0 +1,86 @@
+"""Shards: batches of images kept in a folder, each with the key of what made it and the checksum of what it holds.
+
+A shard is `images/00007-3f1c9a02b4de.safetensors`: the batch's number and the beginning of its key. Inside lies one
+float32 tensor `images` [n, C, H, W], and as metadata, under `shard`, the whole key and the sha256 of the tensor's
+bytes: a shard can be judged alone, by whom it was made, and whether it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datafree.run.atomic import write_atomic
+from datafree.spec import Refusal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FOLDER = "images"
+_NAME = re.compile(r"\d{5,}-[0-9a-f]{12}\.safetensors")
+
+
+class DamagedShard(Exception):
+    """A shard that is not what its name says; the text tells what is wrong with it."""
+
+
+def shard_path(folder: Path, index: int, key: str) -> Path:
+    """Where batch `index` of this key lies in a run's or a pack's folder."""
+    return folder / FOLDER / f"{index:05d}-{key[:12]}.safetensors"
+
+
+def shards_in(folder: Path) -> list[Path]:
+    """All shards of a folder, by name; what has another name is not ours."""
+    if not (folder / FOLDER).is_dir():
+        return []
+    return sorted(path for path in (folder / FOLDER).iterdir() if _NAME.fullmatch(path.name))
+
+
+def write_shard(path: Path, images: Tensor, key: str) -> None:
+    """Write one batch, whole or not at all. images: [n, C, H, W] float32 on the CPU
+
+    Raises Refusal when the folder cannot be written or the disk is full.
+    """
+    from safetensors import SafetensorError  # here, so that reading a run's folder needs no torch
+    from safetensors.torch import save_file
+
+    # One entry of metadata: safetensors writes several in no fixed order, and equal shards shall be equal files.
+    metadata = {"shard": json.dumps({"key": key, "sha256": _checksum(images)})}
+    with write_atomic(path) as temporary:
+        try:
+            save_file({"images": images.contiguous()}, temporary, metadata)
+        except SafetensorError as error:  # its writer wraps the system's error in text
+            raise Refusal(
+                f"{path} was not written",
+                why=str(error),
+                remedy="free space or choose another folder with --out; the batches before it are kept",
+            ) from error
+
+
+def read_shard(path: Path, key: str | None = None) -> Tensor:
+    """The batch a shard holds, [n, C, H, W] float32. key: whose it must be; None takes anybody's
+
+    Raises DamagedShard when the file is cut, changed, or made by something else, and FileNotFoundError.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("shard", "{}"))
+            images: Tensor = file.get_tensor("images")
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise DamagedShard(" ".join(str(error).split())[:120] or type(error).__name__) from error
+    if key is not None and metadata.get("key") != key:
+        raise DamagedShard("it was made from other teachers or settings")
+    if metadata.get("sha256") != _checksum(images):
+        raise DamagedShard("its checksum is another")
+    return images
+
+
+def _checksum(images: Tensor) -> str:
+    return hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()
