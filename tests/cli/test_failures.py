@@ -238,7 +238,7 @@ def test_an_interrupt_has_code_130(here, capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("datafree.api.open_model", interrupt)
+    monkeypatch.setattr("datafree.api.compression.open_model", interrupt)
     assert main(["compress", "bundled:digits", "--quiet", "--out", "out"]) == 130
     assert "Traceback" not in capsys.readouterr().err
 

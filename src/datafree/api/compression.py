@@ -7,7 +7,6 @@ folder. What happens is noted in the run's ledger while it happens (`docs/ledger
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import tempfile
 import time
@@ -18,14 +17,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from datafree.api.job import describe_file, note_start, refusals_noted, refuse_missing_device
 from datafree.evaluate.compare import compare
 from datafree.evaluate.latency import measure_latency
 from datafree.graph import ModelGraph
 from datafree.graph.doors import open_model
+from datafree.graph.fingerprint import fingerprint
+from datafree.graph.renormalize import renormalize
+from datafree.pack import Pack, open_pack
 from datafree.recipes.settings import build, choose, describe, to_yaml
 from datafree.report import summarize, write_report
-from datafree.run import FILES, Run, check_folder, claim_folder, machine, own_version, versions
-from datafree.spec import TARGETS, InputSpec, Paper, Refusal, name_of
+from datafree.run import FILES, Run, check_folder, claim_folder
+from datafree.spec import TARGETS, InputSpec, Refusal, name_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class Result:
             self.run.keep_in(Path(folder))
         if self.run.folder is None:
             raise ValueError("save() needs a folder: compress() was not given one")
-        with _refusals_noted(self.run):
+        with refusals_noted(self.run):
             return _save(self, self.run.folder)
 
 
@@ -73,6 +76,8 @@ def compress(
     checkpoint: str | Path | None = None,
     recipe: Any = "closed_form",
     prune: float | None = None,
+    images: str | Path | Pack | None = None,
+    minutes: float | None = None,
     seed: int = 0,
     device: str = "cpu",
     folder: str | Path | None = None,
@@ -86,6 +91,8 @@ def compress(
     model, checkpoint, inputs: as `open_model` takes them
     recipe: a recipe's name, or a recipe
     prune: share of the channels to remove, [0, 1); the recipe's `ratio`
+    images: a pack, or its folder: recipes that would synthesize images take these instead
+    minutes: how long the job may take, saving not counted; recipes that can do with less do what fits
     settings: the recipe's other settings by name, such as `weights=4, activations=8` (`datafree show closed_form`)
     folder: keep the run there from its beginning, so that a crash leaves a ledger; by default `Result.save` names it
     watch: see `Run`
@@ -102,11 +109,12 @@ def compress(
         raise ValueError(f"the recipe is ready made; {', '.join(settings)} cannot be set beside it")
     if hasattr(recipe, "target"):
         choose(recipe.target, TARGETS, "target")
-    _refuse_missing_device(device)
+    refuse_missing_device(device)
     if folder is not None:
         check_folder(Path(folder), force=force)
-    run = Run(seed=seed, device=device, watch=watch)
-    _note_start(run, recipe, command)
+    pack = open_pack(images) if isinstance(images, (str, os.PathLike)) else images
+    run = Run(seed=seed, device=device, minutes=minutes, watch=watch)
+    note_start(run, recipe, command)
     with run.step("open the model"):
         teacher = open_model(model, checkpoint=checkpoint, inputs=inputs)
     name = str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
@@ -116,13 +124,17 @@ def compress(
         "inputs": describe(teacher.inputs),
         "seed": seed,
         "device": device,
+        **({"images": str(pack.folder)} if pack is not None else {}),
+        **({"minutes": minutes} if minutes is not None else {}),
         "recipe": name_of(recipe),
         **describe(recipe),
     }
+    if pack is not None:
+        _hand_over(pack, teacher, name, run)
     run.log(
         "model",
         name=name,
-        weights_sha256=_fingerprint(teacher),
+        weights_sha256=fingerprint(teacher),
         layers=len(teacher.layers),
         batchnorms=len(teacher.batchnorms),
         inputs=describe(teacher.inputs),
@@ -131,19 +143,32 @@ def compress(
     if folder is not None:
         claim_folder(Path(folder), to_yaml(resolved), force=force)
         run.keep_in(Path(folder))
-    with _refusals_noted(run):
+    with refusals_noted(run):
         student = recipe.compress(teacher, teacher.inputs, run)
+        if pack is not None and not any(entry["event"] == "handed" for entry in run.ledger.entries):
+            run.log("note", text=f"The recipe {name_of(recipe)} needs no images: those of {pack.folder} were not used.")
         with run.step("compare with the original"):
             compare(student, teacher, run)
     return Result(teacher=teacher, student=student, recipe=recipe, settings=resolved, run=run)
 
 
-def _refuse_missing_device(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except Exception as error:  # torch raises by device: RuntimeError, AssertionError ...
-        reason = " ".join(str(error).split())[:120]
-        raise Refusal(f"device {name!r} cannot be used", why=reason, remedy="choose --device cpu") from error
+def _hand_over(pack: Pack, teacher: ModelGraph, name: str, run: Run) -> None:
+    """Give the run the pack's images, in the network's own normalisation.
+
+    Raises Refusal for images of another shape, and for a pack that is damaged.
+    """
+    with run.step("read the pack"):
+        images = pack.images
+        try:
+            run.images = renormalize(images, pack.inputs, teacher.inputs)
+        except Refusal as refusal:
+            raise Refusal(
+                f"{pack.folder} does not fit {name}",
+                why=refusal.what,
+                remedy=f"make a pack for it: datafree synthesize {name} -o FOLDER",
+            ) from refusal
+    about = {key: pack.about[key] for key in ("method", "seed", "teachers") if key in pack.about}
+    run.log("pack", folder=str(pack.folder), images=len(pack), **about)
 
 
 def _save(result: Result, folder: Path) -> Path:
@@ -174,26 +199,12 @@ def _save(result: Result, folder: Path) -> Path:
             run.log("latency", model=name, **found)
     _note_limits(run, written, faster=timed["student"]["median_ms"] < timed["teacher"]["median_ms"])
     begun = run.ledger.entries[0]["at"]
-    files = {name: _file(folder / name) for name in FILES if (folder / name).is_file() and name != "ledger.jsonl"}
+    files = {
+        name: describe_file(folder / name) for name in FILES if (folder / name).is_file() and name != "ledger.jsonl"
+    }
     run.log("finish", seconds=round(time.time() - begun, 3), files=files)
     write_report(folder)
     return folder
-
-
-def _note_start(run: Run, recipe: Any, command: str | None) -> None:
-    run.log(
-        "start",
-        datafree=own_version(),
-        command=command,
-        recipe=name_of(recipe),
-        seed=run.seed,
-        device=run.device,
-        versions=versions(),
-        machine=machine(),
-        threads=torch.get_num_threads(),
-    )
-    for paper, methods in papers_of(recipe):
-        run.log("paper", key=paper.key, citation=paper.citation(), bibtex=paper.bibtex(), methods=methods)
 
 
 def _note_file_sizes(run: Run, **files: Path) -> None:
@@ -220,52 +231,3 @@ def _note_limits(run: Run, written: Mapping[str, Any], *, faster: bool) -> None:
         text = "On this machine student.onnx is not faster than the original. Integers pay where the processor has "
         text += "instructions for them (VNNI, AMX, dot product) and layers are wide."
         run.log("note", text=text)
-
-
-def _file(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def papers_of(method: Any) -> list[tuple[Paper, list[str]]]:
-    """The papers a method and the methods in its settings rest on, each with the names of those methods."""
-    found: dict[str, tuple[Paper, list[str]]] = {}
-
-    def visit(thing: Any) -> None:
-        if isinstance(thing, (list, tuple)):
-            for item in thing:
-                visit(item)
-        elif dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-            for paper in (getattr(thing, "paper", None), *getattr(thing, "papers", ())):
-                if isinstance(paper, Paper):
-                    names = found.setdefault(paper.key, (paper, []))[1]
-                    if name_of(thing) not in names:
-                        names.append(name_of(thing))
-            for field in dataclasses.fields(thing):
-                visit(getattr(thing, field.name))
-
-    visit(method)
-    return list(found.values())
-
-
-def _fingerprint(graph: ModelGraph) -> str:
-    """sha256 over names, types, shapes and bytes of all stored tensors, in order of their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(graph.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-class _refusals_noted:
-    """A refusal inside goes into the ledger before it goes on to the user."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Refusal):
-            self.run.log("refused", what=error.what, why=error.why, remedy=error.remedy)

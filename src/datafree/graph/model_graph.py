@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from datafree.graph.operators import LAYERS, kind
@@ -82,6 +83,20 @@ class ModelGraph:
         return ModelGraph(
             module=copy.deepcopy(self.module), inputs=self.inputs, kept=dict(self.kept), anchors=dict(self.anchors)
         )
+
+    def to(self, device: str) -> ModelGraph:
+        """A copy whose tensors lie on the device, and which makes new ones there; this graph where it does already."""
+        wanted = torch.device(device)
+        if all(tensor.device.type == wanted.type for tensor in self.state_dict().values()):
+            return self
+        made = self.copy()
+        made.module.to(wanted)
+        made.anchors = {name: (mean.to(wanted), std.to(wanted)) for name, (mean, std) in self.anchors.items()}
+        for node in made.module.graph.nodes:
+            if "device" in node.kwargs:
+                node.kwargs = {**node.kwargs, "device": wanted}
+        made.module.recompile()
+        return made
 
     def __call__(self, x: Tensor) -> Any:
         """Run the graph. x: [N, C, H, W], normalised."""

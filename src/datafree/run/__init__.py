@@ -1,7 +1,7 @@
 """Ground floor: one run, its folder, its ledger, its seeds."""
 
 from datafree.run.atomic import write_atomic
-from datafree.run.folder import FILES, check_folder, claim_folder
+from datafree.run.folder import FILES, check_folder, claim_folder, join_folder
 from datafree.run.ledger import Ledger, read_ledger
 from datafree.run.machine import machine, own_version, versions
 from datafree.run.run import Run
@@ -12,6 +12,7 @@ __all__ = [
     "Run",
     "check_folder",
     "claim_folder",
+    "join_folder",
     "machine",
     "own_version",
     "read_ledger",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from datafree.run.atomic import write_atomic
+from datafree.run.shards import shards_in
 from datafree.spec import Refusal
 
 FILES = (
@@ -35,7 +38,9 @@ def check_folder(folder: Path, *, force: bool = False) -> None:
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         code = errno.ENOTDIR if not existing.is_dir() else errno.EACCES
         raise Refusal(f"{folder} cannot be written", why=os.strerror(code), remedy="choose another folder with --out")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "settings.yaml").exists() and not force:
+    # Hidden files do not count: another process of the same job may just be writing its settings.
+    held = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+    if held and not (folder / "settings.yaml").exists() and not force:
         raise Refusal(
             f"{folder} is not empty", why="it holds files of something else", remedy="choose an empty folder with --out"
         )
@@ -44,17 +49,44 @@ def check_folder(folder: Path, *, force: bool = False) -> None:
 def claim_folder(folder: Path, settings: str, *, force: bool = False) -> None:
     """Make `folder` this run's own: created, rid of an earlier run's files, with `settings.yaml` as the first file.
 
-    An earlier run is replaced when its settings were the same, or with `force`. Raises Refusal otherwise.
+    An earlier run is replaced when its settings were the same, or with `force`; raises Refusal otherwise. Images that a
+    run of the same settings made are kept: it may have been interrupted.
     """
     check_folder(folder, force=force)
     earlier = folder / "settings.yaml"
-    if earlier.exists() and not force and earlier.read_text(encoding="utf-8", errors="replace") != settings:
-        raise Refusal(
-            f"{folder} holds a run with other settings",
-            why="its results would be lost",
-            remedy="choose another folder with --out, or add --force to replace it",
-        )
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)
+    if earlier.exists() and not force and _text(earlier) != settings:
+        _refuse_other_settings(folder)
+    same = earlier.exists() and _text(earlier) == settings
+    for path in [folder / name for name in FILES] + ([] if same else shards_in(folder)):
+        path.unlink(missing_ok=True)
+    _write_settings(folder, settings)
+
+
+def join_folder(folder: Path, settings: str, *, goes_on: Callable[[str], bool], force: bool = False) -> None:
+    """Make `folder` the place of a job that adds to what lies there: nothing is removed, and several processes of one
+    job may join at once.
+
+    goes_on: whether this job adds to one of these settings. Raises Refusal when it does not (unless `force`).
+    """
+    check_folder(folder, force=force)
+    earlier = folder / "settings.yaml"
+    if earlier.exists() and not force and not goes_on(_text(earlier)):
+        _refuse_other_settings(folder)
+    _write_settings(folder, settings)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _write_settings(folder: Path, settings: str) -> None:
     with write_atomic(folder / "settings.yaml") as temporary:
         temporary.write_text(settings, encoding="utf-8")
+
+
+def _refuse_other_settings(folder: Path) -> NoReturn:
+    raise Refusal(
+        f"{folder} holds a run with other settings",
+        why="its results would be lost",
+        remedy="choose another folder with --out, or add --force to replace it",
+    )

@@ -48,9 +48,9 @@ class Run:
             self.folder = Path(self.folder)
         self.ledger = Ledger(self.folder / "ledger.jsonl" if self.folder is not None else None)
 
-    def keep_in(self, folder: Path) -> None:
+    def keep_in(self, folder: Path, ledger: str = "ledger.jsonl") -> None:
         """Write this run's files to `folder` (which exists) from now on; its ledger so far goes there too."""
-        self.ledger.move_to(Path(folder) / "ledger.jsonl")
+        self.ledger.move_to(Path(folder) / ledger)
         self.folder = Path(folder)
 
     def generator(self, name: str) -> torch.Generator:

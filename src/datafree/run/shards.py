@@ -32,6 +32,12 @@ def shard_path(folder: Path, index: int, key: str) -> Path:
     return folder / FOLDER / f"{index:05d}-{key[:12]}.safetensors"
 
 
+def is_shard(name: str) -> bool:
+    """Whether a path relative to a folder is one that `shard_path` gives: nothing else is read at a pack's word."""
+    folder, _, file = str(name).partition("/")
+    return folder == FOLDER and bool(_NAME.fullmatch(file))
+
+
 def shards_in(folder: Path) -> list[Path]:
     """All shards of a folder, by name; what has another name is not ours."""
     if not (folder / FOLDER).is_dir():
@@ -44,19 +50,26 @@ def write_shard(path: Path, images: Tensor, key: str) -> None:
 
     Raises Refusal when the folder cannot be written or the disk is full.
     """
+    # One entry of metadata: safetensors writes several in no fixed order, and equal shards shall be equal files.
+    write_tensors(path, {"images": images}, {"shard": json.dumps({"key": key, "sha256": _checksum(images)})})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a `.safetensors` file, whole or not at all.
+
+    Raises Refusal when the folder cannot be written or the disk is full.
+    """
     from safetensors import SafetensorError  # here, so that reading a run's folder needs no torch
     from safetensors.torch import save_file
 
-    # One entry of metadata: safetensors writes several in no fixed order, and equal shards shall be equal files.
-    metadata = {"shard": json.dumps({"key": key, "sha256": _checksum(images)})}
     with write_atomic(path) as temporary:
         try:
-            save_file({"images": images.contiguous()}, temporary, metadata)
+            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata)
         except SafetensorError as error:  # its writer wraps the system's error in text
             raise Refusal(
                 f"{path} was not written",
                 why=str(error),
-                remedy="free space or choose another folder with --out; the batches before it are kept",
+                remedy="free space or choose another folder with --out; what was there before is untouched",
             ) from error
 
 

@@ -74,7 +74,7 @@ class Batches:
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count}")
         inputs = teachers[0].inputs
-        fitted = tuple(eat(teacher, inputs) for teacher in teachers)
+        fitted = tuple(eat(teacher, inputs).to(run.device) for teacher in teachers)
         made_by = {
             "datafree": own_version(),
             "method": name_of(synthesizer),
@@ -112,7 +112,7 @@ class Batches:
         found = images_done = done = 0
         with run.step("synthesize", method=name_of(self.synthesizer)):
             for place, index in enumerate(wanted):
-                images = self._found(index)
+                images = self.found(index)
                 if images is not None:
                     found += 1
                 elif done > found and longest > min(seconds - (time.monotonic() - begun), run.seconds_left()):
@@ -123,14 +123,14 @@ class Batches:
                 else:
                     started = time.monotonic()
                     with run.part(place, len(wanted)):
-                        images = self._made(index)
+                        images = self.make(index)
                     longest = max(longest, time.monotonic() - started)
                 done, images_done = done + 1, images_done + len(images)
                 run.advance(done / len(wanted))
                 yield index, images
             run.log("synthesized", method=name_of(self.synthesizer), count=images_done, batches=done, found=found)
 
-    def _found(self, index: int) -> Tensor | None:
+    def found(self, index: int) -> Tensor | None:
         """The batch as an earlier run left it; None where there is none that can be trusted."""
         path = self.path(index)
         if path is None:
@@ -145,7 +145,8 @@ class Batches:
             return None
         return images if images.shape == self._shape(index) else None
 
-    def _made(self, index: int) -> Tensor:
+    def make(self, index: int) -> Tensor:
+        """The batch, made anew; kept in the run's folder."""
         size, generator = self.size(index), self.run.generator(f"synthesize/{index}")
         made = self.synthesizer.synthesize(self.teachers, self.inputs, size, self.run, generator)
         images = made.detach().to("cpu", torch.float32).contiguous()

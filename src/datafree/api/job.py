@@ -1,0 +1,80 @@
+"""What every job does, whatever it makes: say what it starts from, note refusals, and tell what its files hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datafree.run import Run, machine, own_version, versions
+from datafree.spec import Paper, Refusal, name_of
+
+
+def refuse_missing_device(name: str) -> None:
+    """Raises Refusal when there is no such device."""
+    try:
+        torch.empty(0, device=name)
+    except Exception as error:  # torch raises by device: RuntimeError, AssertionError ...
+        reason = " ".join(str(error).split())[:120]
+        raise Refusal(f"device {name!r} cannot be used", why=reason, remedy="choose --device cpu") from error
+
+
+def note_start(run: Run, method: Any, command: str | None, kind: str = "recipe") -> None:
+    """The ledger's first entry, `start`, and a `paper` for each citation. method: a recipe, or what `kind` says"""
+    run.log(
+        "start",
+        datafree=own_version(),
+        command=command,
+        **{kind: name_of(method)},
+        seed=run.seed,
+        device=run.device,
+        versions=versions(),
+        machine=machine(),
+        threads=torch.get_num_threads(),
+    )
+    for paper, methods in papers_of(method):
+        run.log("paper", key=paper.key, citation=paper.citation(), bibtex=paper.bibtex(), methods=methods)
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Its size, and the checksum by which it is known again."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def papers_of(method: Any) -> list[tuple[Paper, list[str]]]:
+    """The papers a method and the methods in its settings rest on, each with the names of those methods."""
+    found: dict[str, tuple[Paper, list[str]]] = {}
+
+    def visit(thing: Any) -> None:
+        if isinstance(thing, (list, tuple)):
+            for item in thing:
+                visit(item)
+        elif dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+            for paper in (getattr(thing, "paper", None), *getattr(thing, "papers", ())):
+                if isinstance(paper, Paper):
+                    names = found.setdefault(paper.key, (paper, []))[1]
+                    if name_of(thing) not in names:
+                        names.append(name_of(thing))
+            for field in dataclasses.fields(thing):
+                visit(getattr(thing, field.name))
+
+    visit(method)
+    return list(found.values())
+
+
+class refusals_noted:
+    """A refusal inside goes into the ledger before it goes on to the user."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Refusal):
+            self.run.log("refused", what=error.what, why=error.why, remedy=error.remedy)
