@@ -8,11 +8,13 @@ from datafree.compensate import CATALOGUE as COMPENSATE
 from datafree.prune import CATALOGUE as PRUNE
 from datafree.quantize import CATALOGUE as QUANTIZE
 from datafree.recipes import CATALOGUE as RECIPES
+from datafree.synthesize import CATALOGUE as SYNTHESIZE
 
 FAMILIES: Mapping[str, Mapping[str, type]] = {
     "recipes": RECIPES,
     "quantize": QUANTIZE,
     "prune": PRUNE,
     "compensate": COMPENSATE,
+    "synthesize": SYNTHESIZE,
 }
 """Family -> name -> class."""

@@ -1,0 +1,54 @@
+"""A graph that puts out, beside its answer, what was asked of values inside it: one forward, no hooks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from datafree.graph.model_graph import ModelGraph
+from datafree.graph.operators import aten
+
+
+def watched(graph: ModelGraph, asked: Mapping[str, Callable[[Tensor], Any]]) -> fx.GraphModule:
+    """A copy of the graph's module that returns (output, [asked[node](value of node), ...]).
+
+    asked: node name -> what is wanted of the node's value, a module-level function; the answers keep their order
+
+    Operators that write into their input write a new value in the copy: what was asked of a value stays true of it.
+
+    Raises ValueError for a name that is no node.
+    """
+    module = copy.deepcopy(graph.module)
+    nodes = {node.name: node for node in module.graph.nodes}
+    if unknown := sorted(set(asked) - set(nodes)):
+        raise ValueError(f"no such nodes: {unknown}")
+    answers = []
+    for name, question in asked.items():
+        with module.graph.inserting_after(nodes[name]):
+            answers.append(module.graph.call_function(question, (nodes[name],)))
+    for node in module.graph.nodes:
+        node.target = _out_of_place(node.target)
+    output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
+    value = output.args[0]
+    while isinstance(value, (tuple, list)) and len(value) == 1:  # the exporter packs a single output twice
+        value = value[0]
+    output.args = ((value, answers),)
+    module.graph.set_codegen(fx.graph.CodeGen())  # the exported one flattens inputs and outputs by a pytree spec
+    module.graph.lint()
+    module.recompile()
+    return module
+
+
+def _out_of_place(target: Any) -> Any:
+    """aten.relu.default for aten.relu_.default; every other target as it is."""
+    schema = getattr(target, "_schema", None)
+    name = schema.name.rpartition("::")[2] if schema is not None else ""
+    if not name.endswith("_") or name.endswith("__") or not hasattr(aten, name[:-1]):
+        return target
+    packet = getattr(aten, name[:-1])
+    assert isinstance(target, torch._ops.OpOverload)
+    return getattr(packet, target._overloadname, target)

@@ -1,0 +1,150 @@
+"""A teacher made ready for thousands of forwards: folded, in the machine's fastest numbers, telling its statistics.
+
+Folding takes out operators that cost as much time as the convolutions they follow; channels-last is the layout in
+which convolutions and sums over positions are fastest; bfloat16 halves the bytes and doubles the multiplications of
+processors that have instructions for it. `docs/synthesis.md` has what each brings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx
+
+from datafree.functional.moments import image_moments
+from datafree.graph import ModelGraph, fold_batchnorm
+from datafree.graph.watch import watched
+from datafree.spec import InputSpec, Refusal
+from datafree.synthesize.statistics import Statistics, deviations, known_statistics
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class PreparedTeacher:
+    """A network whose weights get no gradient, with what is known of its activations.
+
+    module: x -> (output, [answer, ...]), moments of `known` first, then what else was asked, in order
+    """
+
+    module: fx.GraphModule
+    known: tuple[Statistics, ...]
+    dtype: torch.dtype
+
+    def __call__(self, images: Tensor) -> tuple[Any, list[Tensor], list[Any]]:
+        """images: [N, C, H, W], float32 -> output (float32), moments [2, N, C] of every known value, other answers."""
+        x = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        output, answers = self.module(x)
+        if isinstance(output, Tensor):
+            output = output.float()
+        return output, answers[: len(self.known)], answers[len(self.known) :]
+
+    def deviation(self, moments: Sequence[Tensor]) -> Tensor:
+        """The statistics loss of a batch as a whole, [] (`statistics.deviations`, mean over layers)."""
+        return deviations([value.mean(1) for value in moments], self.known).mean()
+
+
+def prepare(
+    teacher: ModelGraph,
+    *,
+    device: str,
+    precision: Precision = "auto",
+    statistics: bool = True,
+    asked: Mapping[str, Callable[[Tensor], Any]] | None = None,
+) -> PreparedTeacher:
+    """A copy of the teacher for this device.
+
+    statistics: whether to tell moments of what its BatchNorms remember; a teacher without any is then refused
+    asked: further questions, node name -> function of its value (`graph.watch`); nodes of the folded graph
+    """
+    folded = fold_batchnorm(teacher)
+    known = known_statistics(folded) if statistics else []
+    questions: dict[str, Callable[[Tensor], Any]] = {target.node: image_moments for target in known}
+    if asked and (both := set(asked) & set(questions)):
+        raise ValueError(f"asked twice of one node: {sorted(both)}")
+    module = watched(folded, {**questions, **(asked or {})})
+    module.requires_grad_(False)
+    dtype = fastest(device) if precision == "auto" else getattr(torch, precision)
+    exact = {
+        name for norm in folded.batchnorms for name in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    }
+    _cast(module, dtype, device, exact)
+    moved = tuple(Statistics(s.node, s.mean.to(device), s.std.to(device), s.eps) for s in known)
+    return PreparedTeacher(module, moved, dtype)
+
+
+def fastest(device: str) -> torch.dtype:
+    """bfloat16 where the processor multiplies in it, float32 elsewhere."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    asks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    has = device == "cpu" and any(ask() for ask in asks if ask is not None)
+    return torch.bfloat16 if has else torch.float32
+
+
+def _cast(module: fx.GraphModule, dtype: torch.dtype, device: str, exact: set[str | None]) -> None:
+    """Move weights to the device and to `dtype`, those of BatchNorms left in float32: they subtract what may be many
+    standard deviations.
+    """
+    kept = {name: tensor.float() for name, tensor in module.state_dict().items() if name in exact}
+    module.to(device=device, dtype=dtype)
+    for name, tensor in kept.items():
+        owner, _, leaf = name.rpartition(".")
+        holder = module.get_submodule(owner)
+        table = holder._parameters if leaf in holder._parameters else holder._buffers
+        value = tensor.to(device)
+        table[leaf] = torch.nn.Parameter(value, requires_grad=False) if table is holder._parameters else value
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def check_teachers(teachers: Sequence[ModelGraph], inputs: InputSpec, *, classes: bool = False) -> None:
+    """Raises Refusal unless all teachers eat what `inputs` says; classes: and tell the same number of classes."""
+    if not teachers:
+        raise ValueError("no teacher was given")
+    for teacher in teachers:
+        if teacher.inputs.shape != inputs.shape:
+            raise Refusal(
+                f"a teacher that reads {_sizes(teacher.inputs)} cannot share images of {_sizes(inputs)}",
+                why="all teachers of one batch see the same images",
+                remedy="synthesize with teachers of one input shape",
+            )
+    if classes:
+        told = sorted({classes_of(teacher) for teacher in teachers})
+        if len(told) > 1:
+            raise Refusal(
+                f"teachers of {' and '.join(map(str, told))} classes cannot share class targets",
+                why="a label must mean the same to all of them",
+                remedy="use teachers of one task, or a setting that draws no labels",
+            )
+
+
+def classes_of(teacher: ModelGraph) -> int:
+    """Outputs of a classifier: what its inputs say, or the width of its output.
+
+    Raises Refusal when the network's output is no single vector.
+    """
+    if teacher.inputs.classes is not None:
+        return teacher.inputs.classes
+    shape = _output_shape(teacher)
+    if len(shape) != 2:
+        raise Refusal(
+            "class targets need a classifier",
+            why=f"this network's output has shape {shape}, not [N, classes]",
+            remedy="use a synthesizer that reads statistics only, such as `moment_matching`",
+        )
+    return shape[1]
+
+
+def _output_shape(teacher: ModelGraph) -> tuple[int, ...]:
+    output = next(node for node in reversed(teacher.module.graph.nodes) if node.op == "output")
+    sources = output.all_input_nodes
+    return teacher.shapes().get(sources[0].name, ()) if len(sources) == 1 else ()
+
+
+def _sizes(inputs: InputSpec) -> str:
+    return " x ".join(map(str, inputs.shape))
