@@ -20,7 +20,7 @@ def image_moments(x: Tensor) -> Tensor:
     In bfloat16 each image's sum is rounded once (relative error 2^-9) before float32 takes over: over a batch these
     errors cancel.
     """
-    return _ImageMoments.apply(x)  # type: ignore[no-any-return]
+    return _ImageMoments.apply(x)
 
 
 def mean_and_std(moments: Tensor, eps: float | Tensor = 1e-12) -> tuple[Tensor, Tensor]:
@@ -31,7 +31,7 @@ def mean_and_std(moments: Tensor, eps: float | Tensor = 1e-12) -> tuple[Tensor, 
 
 class _ImageMoments(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         places = list(range(2, x.ndim))
         if not places:
@@ -41,7 +41,7 @@ class _ImageMoments(torch.autograd.Function):
         return torch.stack([x.sum(places).float(), (x * x).sum(places).float()]) / count  # [2, N, C]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         count = x[0, 0].numel() if x.ndim > 2 else 1
         shape = (*x.shape[:2], *([1] * (x.ndim - 2)))

@@ -13,7 +13,6 @@ from pydantic import Field
 from torch import Tensor
 
 from datafree.graph import ModelGraph
-from datafree.graph.marginal import told_input
 from datafree.run import Run
 from datafree.spec import InputSpec, Paper, method
 from datafree.synthesize.canvas import Canvas
@@ -39,7 +38,4 @@ class Gaussian:
         self, teachers: Sequence[ModelGraph], inputs: InputSpec, count: int, run: Run, generator: torch.Generator
     ) -> Tensor:
         check_teachers(teachers, inputs)
-        told = told_input(teachers[0])
-        mean, std = (value.float().reshape(1, -1, 1, 1) for value in (told.mean, told.std))
-        drawn = mean + std * torch.randn(count, *inputs.shape, generator=generator)
-        return Canvas.of(teachers, inputs, run.device).clamp(drawn.to(run.device))
+        return Canvas.of(teachers, inputs, run.device).noise(count, generator)

@@ -16,7 +16,10 @@ from torch import Tensor, fx
 
 from datafree.functional.moments import image_moments
 from datafree.graph import ModelGraph, fold_batchnorm
+from datafree.graph.arguments import bind, op_name
+from datafree.graph.operators import kind
 from datafree.graph.watch import watched
+from datafree.nn.swing import Swing
 from datafree.spec import InputSpec, Refusal
 from datafree.synthesize.statistics import Statistics, deviations, known_statistics
 
@@ -54,11 +57,13 @@ def prepare(
     precision: Precision = "auto",
     statistics: bool = True,
     asked: Mapping[str, Callable[[Tensor], Any]] | None = None,
+    swing: torch.Generator | None = None,
 ) -> PreparedTeacher:
-    """A copy of the teacher for this device.
+    """A copy of the teacher for this device. A softmax at its end is left out: targets are compared with logits.
 
     statistics: whether to tell moments of what its BatchNorms remember; a teacher without any is then refused
     asked: further questions, node name -> function of its value (`graph.watch`); nodes of the folded graph
+    swing: strided convolutions read shifted inputs (`nn.swing`), shifts drawn from this generator
     """
     folded = fold_batchnorm(teacher)
     known = known_statistics(folded) if statistics else []
@@ -66,6 +71,9 @@ def prepare(
     if asked and (both := set(asked) & set(questions)):
         raise ValueError(f"asked twice of one node: {sorted(both)}")
     module = watched(folded, {**questions, **(asked or {})})
+    _end_in_logits(module)
+    if swing is not None:
+        _swing(module, swing)
     module.requires_grad_(False)
     dtype = fastest(device) if precision == "auto" else getattr(torch, precision)
     exact = {
@@ -74,6 +82,28 @@ def prepare(
     _cast(module, dtype, device, exact)
     moved = tuple(Statistics(s.node, s.mean.to(device), s.std.to(device), s.eps) for s in known)
     return PreparedTeacher(module, moved, dtype)
+
+
+def _end_in_logits(module: fx.GraphModule) -> None:
+    output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
+    value, answers = output.args[0]
+    if isinstance(value, fx.Node) and kind(value) == "softmax":
+        output.args = ((value.args[0], answers),)
+        module.recompile()
+
+
+def _swing(module: fx.GraphModule, generator: torch.Generator) -> None:
+    """Put a Swing before every two-dimensional convolution with a stride."""
+    module.add_submodule("swing", Swing(generator))
+    for node in list(module.graph.nodes):
+        if kind(node) != "conv" or "conv2d" not in op_name(node):
+            continue
+        stride = bind(node)["stride"]
+        if max([stride] if isinstance(stride, int) else stride) > 1:
+            with module.graph.inserting_before(node):
+                shifted = module.graph.call_module("swing", (node.args[0],))
+            node.update_arg(0, shifted)
+    module.recompile()
 
 
 def fastest(device: str) -> torch.dtype:
@@ -124,26 +154,20 @@ def check_teachers(teachers: Sequence[ModelGraph], inputs: InputSpec, *, classes
 
 
 def classes_of(teacher: ModelGraph) -> int:
-    """Outputs of a classifier: what its inputs say, or the width of its output.
+    """Width of a classifier's output.
 
     Raises Refusal when the network's output is no single vector.
     """
-    if teacher.inputs.classes is not None:
-        return teacher.inputs.classes
-    shape = _output_shape(teacher)
-    if len(shape) != 2:
+    output = next(node for node in reversed(teacher.module.graph.nodes) if node.op == "output")
+    shapes = teacher.shapes()
+    told = [shapes.get(source.name, ()) for source in output.all_input_nodes]
+    if len(told) != 1 or len(told[0]) != 2:
         raise Refusal(
             "class targets need a classifier",
-            why=f"this network's output has shape {shape}, not [N, classes]",
+            why=f"this network puts out {' and '.join(map(str, told)) or 'nothing'}, not one [N, classes]",
             remedy="use a synthesizer that reads statistics only, such as `moment_matching`",
         )
-    return shape[1]
-
-
-def _output_shape(teacher: ModelGraph) -> tuple[int, ...]:
-    output = next(node for node in reversed(teacher.module.graph.nodes) if node.op == "output")
-    sources = output.all_input_nodes
-    return teacher.shapes().get(sources[0].name, ()) if len(sources) == 1 else ()
+    return told[0][1]
 
 
 def _sizes(inputs: InputSpec) -> str:
