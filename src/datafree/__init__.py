@@ -22,9 +22,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datafree.api import Result, compress
+    from datafree.api import Result, compress, make_pack
     from datafree.graph import ModelGraph, fold_batchnorm
     from datafree.graph.doors import open_model
+    from datafree.pack import open_pack
     from datafree.run import Run
     from datafree.spec import InputSpec, Refusal, Scheme, Target
 
@@ -38,7 +39,9 @@ _HOME = {
     "Target": "datafree.spec",
     "compress": "datafree.api",
     "fold_batchnorm": "datafree.graph",
+    "make_pack": "datafree.api",
     "open_model": "datafree.graph.doors",
+    "open_pack": "datafree.pack",
 }
 """Where each public name lives; it is imported from there when it is first asked for."""
 
@@ -52,7 +55,9 @@ __all__ = [
     "Target",
     "compress",
     "fold_batchnorm",
+    "make_pack",
     "open_model",
+    "open_pack",
 ]
 
 

@@ -12,6 +12,7 @@ from datafree.cli.compress import compress, demo
 from datafree.cli.doctor import doctor
 from datafree.cli.methods import list_methods, show
 from datafree.cli.results import evaluate, export, report
+from datafree.cli.synthesize import synthesize
 
 app = typer.Typer(
     name="datafree",
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 for function, name in (
     (compress, "compress"),
+    (synthesize, "synthesize"),
     (evaluate, "evaluate"),
     (report, "report"),
     (export, "export"),
@@ -54,6 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code = app(args=arguments, prog_name="datafree", standalone_mode=False)
         sys.stdout.flush()
+        if code == failure.INTERRUPTED:  # typer says nothing of its own
+            return failure.explain(KeyboardInterrupt(), as_json=as_json)
         return code if isinstance(code, int) else failure.DONE
     except _ClickException as error:
         context = getattr(error, "ctx", None)

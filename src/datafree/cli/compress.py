@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from datafree.cli import options, screen
+from datafree.cli import failure, options, screen
 from datafree.report import figures
 from datafree.spec import Refusal
 
-JOB = ("model", "checkpoint", "inputs", "seed", "device", "recipe")
+JOB = ("model", "checkpoint", "inputs", "images", "minutes", "seed", "device", "recipe")
 """Keys of a settings file that are the job's and not the recipe's."""
 
 
@@ -42,6 +42,15 @@ def compress(
     target: Annotated[
         str | None, typer.Option(help="Which runtime the file is for; onnxruntime unless said.", show_default=False)
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PACK",
+            help="Use the images of this pack where the recipe would make some (`datafree synthesize`).",
+            show_default=False,
+        ),
+    ] = None,
+    minutes: options.Minutes = None,
     settings: Annotated[
         Path | None, typer.Option(help="A settings file, such as a run's settings.yaml.", show_default=False)
     ] = None,
@@ -99,6 +108,8 @@ def compress(
         settings=values,
         checkpoint=checkpoint or job.get("checkpoint"),
         inputs=given or None,
+        images=images or job.get("images"),
+        minutes=job.get("minutes") if minutes is None else minutes,
         seed=job.get("seed", 0) if seed is None else seed,
         device=device or job.get("device", "cpu"),
         force=force,
@@ -134,7 +145,7 @@ def demo(
 def run_job(model: str, *, out: Path, settings: dict[str, Any], quiet: bool, **job: Any) -> None:
     """Compress and save, with progress on stderr. settings: the recipe's; job: other arguments of `api.compress`."""
     _refuse_clashes(settings)
-    with screen.Progress(quiet=quiet) as watch:
+    with failure.resumable(out), screen.Progress(quiet=quiet) as watch:
         from datafree.api import compress as compress_model  # PyTorch is imported here
 
         result = compress_model(

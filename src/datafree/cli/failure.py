@@ -6,17 +6,46 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import datafree
 from datafree.cli.screen import emit
+from datafree.run.shards import FOLDER, shards_in
 from datafree.spec import Refusal
 
 DONE, OUR_FAULT, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
+class Interrupted(Exception):
+    """An interrupt after which something is worth going on with. kept: what
+
+    No KeyboardInterrupt: typer would turn that into a silent exit.
+    """
+
+    def __init__(self, kept: str) -> None:
+        super().__init__(kept)
+        self.kept = kept
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Where a job that makes images in `folder` is interrupted, the user hears what is kept of it."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        done = len(shards_in(folder))
+        if not done:
+            raise
+        batches = f"{done} batch{'es' if done > 1 else ''} of images"
+        raise Interrupted(f"{batches} lie safely in {folder / FOLDER}") from interrupt
+
+
 def explain(error: BaseException, *, as_json: bool) -> int:
     """Tell the user in one line what stopped the command, and return the exit code."""
+    if isinstance(error, Interrupted):
+        return _say("interrupted", error.kept, "run the same command again to go on", INTERRUPTED, as_json=as_json)
     if isinstance(error, KeyboardInterrupt):
         return _say("interrupted", "", "", INTERRUPTED, as_json=as_json)
     if isinstance(error, Refusal):

@@ -52,6 +52,10 @@ Features = Annotated[
     bool,
     typer.Option("--features", help="The input is ready features, not pixels.", rich_help_panel="Model"),
 ]
+Minutes = Annotated[
+    float | None,
+    typer.Option(metavar="M", help="How long the job may take; it does what fits.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.", rich_help_panel="Output")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Output")]
 

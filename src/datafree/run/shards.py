@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datafree.run.atomic import write_atomic
-from datafree.spec import Refusal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,18 +58,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
     Raises Refusal when the folder cannot be written or the disk is full.
     """
-    from safetensors import SafetensorError  # here, so that reading a run's folder needs no torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save  # here, so that reading a run's folder needs no torch
 
-    with write_atomic(path) as temporary:
-        try:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata)
-        except SafetensorError as error:  # its writer wraps the system's error in text
-            raise Refusal(
-                f"{path} was not written",
-                why=str(error),
-                remedy="free space or choose another folder with --out; what was there before is untouched",
-            ) from error
+    with write_atomic(path) as temporary:  # safetensors' own writer makes files that only their owner may read
+        temporary.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}, metadata))
 
 
 def read_shard(path: Path, key: str | None = None) -> Tensor:
