@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def make_pack(
     checkpoints: Sequence[str | Path | None] = (),
     seed: int = 0,
     device: str = "cpu",
+    threads: int | None = None,
     minutes: float | None = None,
     force: bool = False,
     rank: int = 0,
@@ -61,6 +63,8 @@ def make_pack(
     inputs: what the teachers eat, where their own cards do not say it; images are normalised as the first one's inputs
     count: images wanted; more than a finished pack holds enlarges it
     synthesizer: a synthesizer's name, or a synthesizer; settings: its settings by name (`datafree list synthesize`)
+    threads: how many the processor computes with; by default as many as the pack was begun with, or torch would take.
+        The last digits of images depend on it, so processes that share a pack must agree
     minutes: stop after so long and make a pack of the batches that are done (at least one)
     force: replace a pack of other settings
     rank, world: which of how many processes this is
@@ -72,53 +76,56 @@ def make_pack(
     """
     folder, begun = Path(folder), time.time()
     models = [models] if isinstance(models, (str, os.PathLike, nn.Module)) else list(models)
-    _check(models, checkpoints, count, rank, world)
+    _check(models, checkpoints, count, threads, rank, world)
     if isinstance(synthesizer, str):
         synthesizer = build(choose(synthesizer, CATALOGUE, "synthesizer"), settings)
     elif settings:
         raise ValueError(f"the synthesizer is ready made; {', '.join(settings)} cannot be set beside it")
     refuse_missing_device(device)
     check_folder(folder, force=force)
-    run = Run(seed=seed, device=device, minutes=minutes, watch=watch)
-    note_start(run, synthesizer, command, "synthesizer")
-    paths = list(checkpoints) or [None] * len(models)
-    with run.step("open the teachers" if len(models) > 1 else "open the teacher"):
-        teachers = [open_model(model, checkpoint=path, inputs=inputs) for model, path in zip(models, paths)]
-    named = [_named(model, path, teacher) for model, path, teacher in zip(models, paths, teachers)]
-    batches = Batches.of(teachers, synthesizer=synthesizer, count=count, run=run)
-    resolved = {
-        "teachers": named,
-        "count": count,
-        "seed": seed,
-        "device": torch.device(device).type,
-        "minutes": minutes,
-        "synthesizer": {"name": name_of(synthesizer), **describe(synthesizer)},
-    }
-    goes_on = partial(_goes_on, now=resolved, folder=folder)
-    join_folder(folder, to_yaml(resolved), goes_on=goes_on, force=force)
-    run.keep_in(folder, "ledger.jsonl" if rank == 0 else f"ledger.{rank}.jsonl")
-    with refusals_noted(run):
-        for _ in batches.each(range(rank, len(batches), world)):
-            pass
-        there = [index for index in range(len(batches)) if (path := batches.path(index)) and path.exists()]
-        if len(there) < len(batches) and world > 1:
-            run.log("unfinished", done=len(there), wanted=len(batches))
-            return None
-        about = {
-            "asked": count,
-            "method": resolved["synthesizer"],
+    with _computing_with(threads or (not force and _begun_with(folder)) or torch.get_num_threads()) as threads:
+        run = Run(seed=seed, device=device, minutes=minutes, watch=watch)
+        note_start(run, synthesizer, command, "synthesizer")
+        paths = list(checkpoints) or [None] * len(models)
+        with run.step("open the teachers" if len(models) > 1 else "open the teacher"):
+            teachers = [open_model(model, checkpoint=path, inputs=inputs) for model, path in zip(models, paths)]
+        named = [_named(model, path, teacher) for model, path, teacher in zip(models, paths, teachers)]
+        batches = Batches.of(teachers, synthesizer=synthesizer, count=count, run=run)
+        resolved = {
+            "teachers": named,
+            "count": count,
             "seed": seed,
-            "device": resolved["device"],
-            "papers": [paper.citation() for paper, _ in papers_of(synthesizer)],
-            "made_with": versions(),
-            "machine": machine(),
-            "command": command,
+            "device": torch.device(device).type,
+            "threads": threads,
+            "minutes": minutes,
+            "synthesizer": {"name": name_of(synthesizer), **describe(synthesizer)},
         }
-        with run.step("ask the teachers" if len(teachers) > 1 else "ask the teacher"):
-            _finish(batches, there, named, folder, about)
-        files = {name: describe_file(folder / name) for name in FILES if name != "ledger.jsonl"}
-        run.log("finish", seconds=round(time.time() - begun, 3), files=files)
-    return open_pack(folder)
+        goes_on = partial(_goes_on, now=resolved, folder=folder)
+        join_folder(folder, to_yaml(resolved), goes_on=goes_on, force=force)
+        run.keep_in(folder, "ledger.jsonl" if rank == 0 else f"ledger.{rank}.jsonl")
+        with refusals_noted(run):
+            for _ in batches.each(range(rank, len(batches), world)):
+                pass
+            there = [index for index in range(len(batches)) if (path := batches.path(index)) and path.exists()]
+            if len(there) < len(batches) and world > 1:
+                run.log("unfinished", done=len(there), wanted=len(batches))
+                return None
+            about = {
+                "asked": count,
+                "method": resolved["synthesizer"],
+                "seed": seed,
+                "device": resolved["device"],
+                "threads": threads,
+                "papers": [paper.citation() for paper, _ in papers_of(synthesizer)],
+                "made_with": versions(),
+                "machine": machine(),
+                "command": command,
+            }
+            with run.step("ask the teachers" if len(teachers) > 1 else "ask the teacher"):
+                _finish(batches, there, named, folder, about)
+            files = {name: describe_file(folder / name) for name in FILES if name != "ledger.jsonl"}
+            run.log("finish", seconds=round(time.time() - begun, 3), files=files)
+        return open_pack(folder)
 
 
 def _finish(
@@ -169,7 +176,29 @@ def _noise(teacher: ModelGraph, run: Run) -> float | None:
     return reached.statistics()["loss"]
 
 
-def _check(models: Sequence[Model], checkpoints: Sequence[Any], count: int, rank: int, world: int) -> None:
+def _begun_with(folder: Path) -> int | None:
+    """Threads that the pack in this folder was begun with; None where there is none."""
+    path = folder / "settings.yaml"
+    if not path.is_file():
+        return None
+    found = from_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path)).get("threads")
+    return found if isinstance(found, int) and found > 0 else None
+
+
+@contextmanager
+def _computing_with(threads: int) -> Iterator[int]:
+    """So many threads while it is open."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def _check(
+    models: Sequence[Model], checkpoints: Sequence[Any], count: int, threads: int | None, rank: int, world: int
+) -> None:
     if not models:
         raise Refusal("a pack needs a teacher", why="no model is named", remedy="name one, such as timm:resnet18")
     if checkpoints and len(checkpoints) != len(models):
@@ -180,6 +209,8 @@ def _check(models: Sequence[Model], checkpoints: Sequence[Any], count: int, rank
         )
     if count < 1:
         raise Refusal(f"--count {count} is no number of images", why="it must be positive", remedy="write --count 1024")
+    if threads is not None and threads < 1:
+        raise Refusal(f"--threads {threads} is too few", why="it takes at least one", remedy="write --threads 1")
     if not 0 <= rank < world:
         raise Refusal(
             f"process {rank} of {world} cannot be",

@@ -39,6 +39,14 @@ def synthesize(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     device: Annotated[str, typer.Option(help="`cpu` or `cuda`.")] = "cpu",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads the processor computes with; the last digits of images depend on it. As the pack was begun "
+            "unless said.",
+            show_default=False,
+        ),
+    ] = None,
     minutes: options.Minutes = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a pack of other settings in the folder.")] = False,
     checkpoints: Annotated[
@@ -67,7 +75,8 @@ def synthesize(
 
     - `datafree synthesize timm:resnet18 timm:mobilenetv2_100 timm:regnety_004 -o pack`: from three teachers
 
-    - `torchrun --nproc-per-node 4 -m datafree synthesize timm:resnet18 -o pack`: four processes, the same images
+    - `torchrun --nproc-per-node 4 -m datafree synthesize timm:resnet18 --threads 1 -o pack`: four processes, the same
+      images
     """
     if not models:
         raise Refusal("synthesize has no model", why="none is named", remedy="name one, such as timm:resnet18")
@@ -90,6 +99,7 @@ def synthesize(
             checkpoints=[None if path == "-" else path for path in checkpoints or []],
             seed=seed,
             device=_own(device),
+            threads=threads,
             minutes=minutes,
             force=force,
             rank=rank,
@@ -151,7 +161,18 @@ def _own(device: str) -> str:
 
 def _refuse_clashes(settings: dict[str, Any]) -> None:
     """`--set seed=1` would not reach the synthesizer: it is an option of its own."""
-    for name in ("count", "seed", "device", "minutes", "force", "inputs", "checkpoints", "synthesizer", "folder"):
+    for name in (
+        "count",
+        "seed",
+        "device",
+        "threads",
+        "minutes",
+        "force",
+        "inputs",
+        "checkpoints",
+        "synthesizer",
+        "folder",
+    ):
         if name in settings:
             raise Refusal(
                 f"--set {name} is not a synthesizer's setting", why="it is the job's", remedy=f"write --{name}"

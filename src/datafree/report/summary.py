@@ -63,7 +63,8 @@ def summarize(entries: Iterable[Entry]) -> dict[str, Any]:
         "accuracy": _accuracies(entries),
         "parity": _last(entries, "parity"),
         "conformance": _last(entries, "conformance"),
-        "synthetic_images": sum(entry.get("count", 0) for entry in _all(entries, "synthesized")),
+        "synthetic_images": sum(entry.get("count", 0) for entry in _all(entries, "synthesized"))
+        + max((entry.get("count", 0) for entry in _all(entries, "handed")), default=0),
         "left": _left(entries),
         "refused": _all(entries, "refused"),
         "notes": list(dict.fromkeys(entry.get("text", "") for entry in _all(entries, "note"))),

@@ -1,7 +1,7 @@
 """The verb: images from one or several teachers, batch by batch.
 
 A batch depends on its teachers, its method's settings, the seed, its number and its size, and on no other batch. Those
-five are hashed to the batch's key. In a run with a folder every finished batch is written there at once under its key,
+five, with the kind of device and the number of threads, are hashed to the batch's key. In a run with a folder every finished batch is written there at once under its key,
 so an interrupted synthesis goes on where it stopped, several processes may each make a part, and the images are the
 same as if one process had made them in one go.
 """
@@ -81,6 +81,7 @@ class Batches:
             "settings": repr(synthesizer),
             "seed": run.seed,
             "device": torch.device(run.device).type,
+            "threads": torch.get_num_threads(),  # sums are taken in another order by another number of them
             "teachers": [[fingerprint(teacher), repr(teacher.inputs)] for teacher in teachers],
         }
         sizes = [min(synthesizer.batch, count - start) for start in range(0, count, synthesizer.batch)]
