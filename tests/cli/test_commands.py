@@ -15,6 +15,7 @@ from datafree.recipes.families import FAMILIES
 from datafree.recipes.settings import from_yaml
 from datafree.run import read_ledger
 
+COMMANDS = ["compress", "synthesize", "evaluate", "export", "report", "list", "show", "doctor", "demo"]
 FILES = [
     "settings.yaml",
     "ledger.jsonl",
@@ -188,7 +189,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(tmp_path):
     assert "\x1b" not in done.stderr, "no control codes outside a terminal"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["compress", "--help"], ["--version"], []])
+@pytest.mark.parametrize("arguments", [["--help"], ["compress", "--help"], ["synthesize", "--help"], ["--version"], []])
 def test_help_comes_at_once(arguments):
     code = """
 import sys
@@ -202,7 +203,7 @@ sys.exit(code)
     assert done.stdout
 
 
-@pytest.mark.parametrize("command", ["compress", "evaluate", "export", "report", "list", "show", "doctor", "demo"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_commands_help_shows_an_example(command, capsys):
     assert main([command, "--help"]) == 0
     assert f"datafree {command}" in capsys.readouterr().out.split("Example")[1]

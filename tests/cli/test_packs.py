@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -144,6 +145,38 @@ def test_a_later_call_finds_the_parts_of_processes_that_are_gone(made, tmp_path,
     assert contents(pack) == contents(made)
 
 
+def test_processes_at_once_neither_wait_nor_quarrel(made, tmp_path):
+    command = [sys.executable, "-m", "datafree", *JOB, "--count", "20", "-q", "--json", "-o", str(tmp_path / "pack")]
+    place = [{**os.environ, "RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
+    running = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for env in place]
+    said = [json.loads(process.communicate()[0]) for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert any("shards" in document for document in said), "whoever was last finished the pack"
+    assert {path.name for path in (tmp_path / "pack").iterdir()} == {
+        *(p.name for p in made.iterdir()),
+        "ledger.1.jsonl",
+    }
+    assert torch.equal(open_pack(tmp_path / "pack").images, open_pack(made).images)
+
+
+def test_threads_are_part_of_the_settings(made, pack, tmp_path, capsys):
+    before = torch.get_num_threads()
+    assert again(pack, "--threads", str(before + 1)) == 2
+    assert "other settings" in explained(capsys)
+    assert again(tmp_path / "new", "--threads", str(before + 1)) == 0
+    assert open_pack(tmp_path / "new").about["threads"] == before + 1
+    assert torch.get_num_threads() == before, "put back"
+    assert again(tmp_path / "new", count=30) == 0, "going on takes the number the pack was begun with"
+    assert open_pack(tmp_path / "new").about["threads"] == before + 1
+
+
+def test_a_method_that_refuses_a_teacher_leaves_the_folder_free_for_another(here, capsys):
+    job = ["synthesize", "nets_of_packs:maps", *EATS, "--count", "4", "-q", "-o", "out"]
+    assert main(job) == 2
+    assert "no BatchNorm" in explained(capsys)
+    assert main([*job, "--synthesizer", "gaussian"]) == 0
+
+
 def test_more_images_enlarge_a_pack_and_fewer_do_not_shrink_it(made, pack, capsys):
     assert again(pack, count=30) == 0
     assert torch.equal(open_pack(pack).images[:16], open_pack(made).images[:16])
@@ -218,8 +251,21 @@ def test_several_teachers_answer_each(here, capsys):
     found = json.loads(capsys.readouterr().out)
     assert [teacher["model"] for teacher in found["teachers"]] == ["bundled:digits", "nets_of_packs:build"]
     pack = open_pack("two")
+    assert pack.about["teachers"][1]["inputs"]["mean"] == [0.3051]
     assert pack.logits(0).shape == (4, 10)
     assert pack.logits(1).shape == (4, 7)
+
+
+def test_each_teacher_may_be_told_its_own_input(here):
+    job = ["synthesize", "bundled:digits", "nets_of_packs:build", "--synthesizer", "gaussian", "--input", "-"]
+    own = ["--input", "1,16,16", "--mean", "-", "--mean", "0.5", "--std", "-", "--std", "0.25"]
+    assert main([*job, *own, "--count", "4", "-q", "-o", "two"]) == 0
+    pack = open_pack("two")
+    assert [teacher["inputs"]["mean"] for teacher in pack.about["teachers"]] == [[0.3051], [0.5]]
+    assert pack.inputs.mean == (0.3051,)
+    pixels = pack.images * pack.inputs.std[0] + pack.inputs.mean[0]
+    student = open_model("nets_of_packs:build", inputs={"shape": (1, 16, 16), "mean": (0.5,), "std": (0.25,)})
+    assert torch.allclose(pack.logits(1), student((pixels - 0.5) / 0.25), atol=1e-4)
 
 
 def test_a_network_of_no_logits_and_no_statistics_is_served(here, capsys):
@@ -245,6 +291,8 @@ TABLE = {
     "sizes": (["synthesize", "bundled:digits", "nets_of_packs:colours", "--input", "3,16,16", "--mean", "0",
                "--std", "1", "-o", "new"], "--input"),
     "checkpoints": ([*JOB, "-o", "new", "--checkpoint", "-", "--checkpoint", "-"], "2 checkpoints do not fit 1"),
+    "means": ([*JOB, "-o", "new", "--mean", "0", "--mean", "1"], "--mean stands 2 times for 1 model"),
+    "threads": ([*JOB, "-o", "new", "--threads", "0"], "--threads 0"),
     "no checkpoint": ([*JOB, "-o", "new", "--checkpoint", "none.pt"], "none.pt"),
     "file": ([*JOB, "-o", "nets_of_packs.py"], "it is a file"),
     "rights": ([*JOB, "-o", "/proc/nowhere"], "/proc/nowhere"),

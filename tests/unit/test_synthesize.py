@@ -135,6 +135,19 @@ def test_a_run_tells_its_time():
             Run(minutes=minutes)
 
 
+def test_progress_of_parts_runs_from_0_to_1():
+    seen = []
+    run = Run(watch=lambda step, state, number: seen.append((step, state, number)))
+    with run.step("all"):
+        for part in range(2):
+            with run.part(part, 2):
+                run.advance(0.5)
+                with run.step("inside"):
+                    run.advance(0.5)
+    assert [number for step, state, number in seen if (step, state) == ("all", "share")] == [0.25, 0.5, 0.75, 1.0]
+    assert [number for step, state, number in seen if (step, state) == ("inside", "share")] == [0.5, 0.5]
+
+
 def test_images_that_were_handed_in_are_used(teachers):
     images = torch.randn(6, 3, 16, 16)
     synthesizer, run = counted(), Run(images=images)

@@ -27,6 +27,7 @@ from datafree.pack import FILES, Pack, open_pack, write_pack
 from datafree.pack.contact_sheet import MOST
 from datafree.recipes.settings import build, choose, describe, from_yaml, to_yaml
 from datafree.run import Run, check_folder, join_folder, machine, versions
+from datafree.run.shards import shards_in
 from datafree.spec import InputSpec, Refusal, name_of
 from datafree.synthesize import CATALOGUE, DEFAULT
 from datafree.synthesize.gaussian import Gaussian
@@ -34,6 +35,7 @@ from datafree.synthesize.reached import Reached
 from datafree.synthesize.synthesize import Batches
 
 Model = str | Path | nn.Module
+Inputs = InputSpec | Mapping[str, Any] | None
 GROWING = ("count", "minutes")
 """Settings that may change when a pack is gone on with: the images that are there stay the same."""
 
@@ -44,7 +46,7 @@ def make_pack(
     *,
     count: int = 1024,
     synthesizer: Any = DEFAULT,
-    inputs: InputSpec | Mapping[str, Any] | None = None,
+    inputs: Inputs | Sequence[Inputs] = None,
     checkpoints: Sequence[str | Path | None] = (),
     seed: int = 0,
     device: str = "cpu",
@@ -60,7 +62,8 @@ def make_pack(
     """Make a pack of synthetic images, or go on with one.
 
     models: one or several teachers, each as `open_model` takes it; checkpoints: one for each, or none at all
-    inputs: what the teachers eat, where their own cards do not say it; images are normalised as the first one's inputs
+    inputs: what the teachers eat, as `open_model` takes it: one for all, or one for each; images are normalised as the
+        first one's inputs
     count: images wanted; more than a finished pack holds enlarges it
     synthesizer: a synthesizer's name, or a synthesizer; settings: its settings by name (`datafree list synthesize`)
     threads: how many the processor computes with; by default as many as the pack was begun with, or torch would take.
@@ -76,7 +79,9 @@ def make_pack(
     """
     folder, begun = Path(folder), time.time()
     models = [models] if isinstance(models, (str, os.PathLike, nn.Module)) else list(models)
-    _check(models, checkpoints, count, threads, rank, world)
+    told: list[Inputs] = list(inputs) if isinstance(inputs, Sequence) else [inputs] * len(models)
+    paths = list(checkpoints) or [None] * len(models)
+    _check(models, paths, told, count, threads, rank, world)
     if isinstance(synthesizer, str):
         synthesizer = build(choose(synthesizer, CATALOGUE, "synthesizer"), settings)
     elif settings:
@@ -86,9 +91,10 @@ def make_pack(
     with _computing_with(threads or (not force and _begun_with(folder)) or torch.get_num_threads()) as threads:
         run = Run(seed=seed, device=device, minutes=minutes, watch=watch)
         note_start(run, synthesizer, command, "synthesizer")
-        paths = list(checkpoints) or [None] * len(models)
         with run.step("open the teachers" if len(models) > 1 else "open the teacher"):
-            teachers = [open_model(model, checkpoint=path, inputs=inputs) for model, path in zip(models, paths)]
+            teachers = [
+                open_model(model, checkpoint=path, inputs=eaten) for model, path, eaten in zip(models, paths, told)
+            ]
         named = [_named(model, path, teacher) for model, path, teacher in zip(models, paths, teachers)]
         batches = Batches.of(teachers, synthesizer=synthesizer, count=count, run=run)
         resolved = {
@@ -197,16 +203,23 @@ def _computing_with(threads: int) -> Iterator[int]:
 
 
 def _check(
-    models: Sequence[Model], checkpoints: Sequence[Any], count: int, threads: int | None, rank: int, world: int
+    models: Sequence[Model],
+    checkpoints: Sequence[Any],
+    inputs: Sequence[Any],
+    count: int,
+    threads: int | None,
+    rank: int,
+    world: int,
 ) -> None:
     if not models:
         raise Refusal("a pack needs a teacher", why="no model is named", remedy="name one, such as timm:resnet18")
-    if checkpoints and len(checkpoints) != len(models):
-        raise Refusal(
-            f"{len(checkpoints)} checkpoints do not fit {len(models)} models",
-            why="each model needs its own, in the same order",
-            remedy="give one for each, and `-` (None in Python) for a model that needs none",
-        )
+    for given, what in ((checkpoints, "checkpoints"), (inputs, "descriptions of inputs")):
+        if len(given) != len(models):
+            raise Refusal(
+                f"{len(given)} {what} do not fit {len(models)} model{'s' if len(models) > 1 else ''}",
+                why="each model needs its own, in the same order",
+                remedy="give one for each, `-` (None in Python) for a model that needs none",
+            )
     if count < 1:
         raise Refusal(f"--count {count} is no number of images", why="it must be positive", remedy="write --count 1024")
     if threads is not None and threads < 1:
@@ -235,6 +248,8 @@ def _goes_on(text: str, *, now: Mapping[str, Any], folder: Path) -> bool:
     Raises Refusal when it wants fewer of them.
     """
     earlier = from_yaml(text, str(folder / "settings.yaml"))
+    if "teachers" in earlier and not shards_in(folder) and not (folder / "pack.json").exists():
+        return True  # an earlier job was refused before it made an image
     same = from_yaml(to_yaml({key: value for key, value in now.items() if key not in GROWING}))
     if {key: value for key, value in earlier.items() if key not in GROWING} != same:
         return False

@@ -57,14 +57,16 @@ def synthesize(
             show_default=False, rich_help_panel="Model",
         ),
     ] = None,
-    shape: options.Input = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
+    shape: Annotated[list[str] | None, options.Input.__metadata__[0]] = None,
+    mean: Annotated[list[str] | None, options.Mean.__metadata__[0]] = None,
+    std: Annotated[list[str] | None, options.Std.__metadata__[0]] = None,
     features: options.Features = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:  # fmt: skip
     """Make a pack of synthetic images from one or several trained networks, to compress any network with.
+
+    `--input`, `--mean` and `--std` are given once for all models, or once for each in order.
 
     Batches are kept as they are made: the same command again goes on with a pack that was interrupted, and makes anew
     what is damaged. Under `torchrun` each process makes its part.
@@ -95,7 +97,7 @@ def synthesize(
             models,
             out,
             count=count,
-            inputs=options.inputs_from(shape, mean, std, features) or None,
+            inputs=_inputs(len(models), features, {"--input": shape, "--mean": mean, "--std": std}),
             checkpoints=[None if path == "-" else path for path in checkpoints or []],
             seed=seed,
             device=_own(device),
@@ -113,8 +115,24 @@ def synthesize(
         _show(pack.about, out, as_json=as_json)
     elif as_json:
         screen.emit({"folder": str(out), "state": "unfinished", "rank": rank, "world": world})
-    else:
+    elif not quiet:
         screen.remarks().print(f"process {rank} of {world}: my batches are done; others are still to come", style="dim")
+
+
+def _inputs(models: int, features: bool, given: dict[str, list[str] | None]) -> list[dict[str, Any] | None]:
+    """What the options say of each model's input; `-` says nothing of it."""
+    for option, values in given.items():
+        if len(values or []) not in (0, 1, models):
+            raise Refusal(
+                f"{option} stands {len(values or [])} times for {models} model{'s' if models > 1 else ''}",
+                why="it is given once for all models, or once for each in order",
+                remedy=f"repeat it for each, with {option} - for one whose own card says it",
+            )
+    each = [
+        (values * models if len(values) == 1 else values) if values else ["-"] * models for values in given.values()
+    ]
+    said = [[None if text == "-" else text for text in texts] for texts in zip(*each)]
+    return [options.inputs_from(shape, mean, std, features) or None for shape, mean, std in said]
 
 
 def _show(about: Any, folder: Path, *, as_json: bool) -> None:
