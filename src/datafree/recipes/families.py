@@ -8,6 +8,7 @@ from datafree.compensate import CATALOGUE as COMPENSATE
 from datafree.prune import CATALOGUE as PRUNE
 from datafree.quantize import CATALOGUE as QUANTIZE
 from datafree.recipes import CATALOGUE as RECIPES
+from datafree.reconstruct import CATALOGUE as RECONSTRUCT
 from datafree.synthesize import CATALOGUE as SYNTHESIZE
 
 FAMILIES: Mapping[str, Mapping[str, type]] = {
@@ -16,5 +17,6 @@ FAMILIES: Mapping[str, Mapping[str, type]] = {
     "prune": PRUNE,
     "compensate": COMPENSATE,
     "synthesize": SYNTHESIZE,
+    "reconstruct": RECONSTRUCT,
 }
 """Family -> name -> class."""

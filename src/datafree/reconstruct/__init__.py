@@ -1,0 +1,16 @@
+"""Repair on images: the student learns, part by part, to compute what its teacher computes."""
+
+from datafree.reconstruct.adaround import AdaRound
+from datafree.reconstruct.brecq import BRECQ
+from datafree.reconstruct.genie_m import GenieM
+from datafree.reconstruct.qdrop import QDrop
+from datafree.reconstruct.reconstructor import Reconstructor
+
+CATALOGUE = {
+    "adaround": AdaRound,
+    "brecq": BRECQ,
+    "qdrop": QDrop,
+    "genie_m": GenieM,
+}
+
+__all__ = ["BRECQ", "CATALOGUE", "AdaRound", "GenieM", "QDrop", "Reconstructor"]
