@@ -16,11 +16,15 @@ ROOMS = [room for room in (*FAMILIES, "recipes") if (PACKAGE / room / "__init__.
 
 
 def methods_of(room: str) -> dict[str, str]:
-    """File stem -> class name, for every file of a room that defines a public class decorated with `@method`."""
+    """File stem -> class name, for every file of a room that defines a public class decorated with `@method`; one that
+    others of the room extend is no method but what they share.
+    """
     found = {}
+    classes = [node for source in sources() if source.room == room for node in source.tree.body]
+    extended = {ast.unparse(base) for node in classes if isinstance(node, ast.ClassDef) for base in node.bases}
     for source in sources():
         for node in source.tree.body if source.room == room else ():
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and node.name not in extended:
                 decorators = {ast.unparse(decorator).split("(")[0] for decorator in node.decorator_list}
                 if "method" in decorators:
                     assert source.path.stem not in found, f"{source.name} defines two methods: one file, one method"

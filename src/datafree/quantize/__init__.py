@@ -5,7 +5,7 @@ from datafree.quantize.clip_search import ClipSearch
 from datafree.quantize.gptq import GPTQ
 from datafree.quantize.minmax import MinMax
 from datafree.quantize.nearest import Nearest
-from datafree.quantize.quantize import quantize
+from datafree.quantize.quantize import Observer, quantize
 from datafree.quantize.rounding import Rounding
 from datafree.quantize.squant import SQuant
 
@@ -18,4 +18,15 @@ CATALOGUE = {
     "gptq": GPTQ,
 }
 
-__all__ = ["CATALOGUE", "GPTQ", "BNGaussian", "ClipSearch", "MinMax", "Nearest", "Rounding", "SQuant", "quantize"]
+__all__ = [
+    "CATALOGUE",
+    "GPTQ",
+    "BNGaussian",
+    "ClipSearch",
+    "MinMax",
+    "Nearest",
+    "Observer",
+    "Rounding",
+    "SQuant",
+    "quantize",
+]

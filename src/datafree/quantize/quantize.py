@@ -26,10 +26,16 @@ from datafree.graph.place import (
 from datafree.graph.readers import Reader, reader_of
 from datafree.nn import Quantizer
 from datafree.quantize.bn_gaussian import BNGaussian
+from datafree.quantize.clip_search import ClipSearch
 from datafree.quantize.gptq import GPTQ
+from datafree.quantize.minmax import MinMax
+from datafree.quantize.observe import observe
 from datafree.quantize.rounding import Rounding
 from datafree.run import Run
 from datafree.spec import Refusal, Scheme, Target
+
+Observer = MinMax | ClipSearch
+"""Tells a range from values that are there to be seen."""
 
 EDGE_BITS = 8
 """Least bits of the network's input and of what its last layer reads: pixels are 8-bit numbers, and a handful of
@@ -49,6 +55,8 @@ def quantize(
     layer_bits: Mapping[str, int] | None = None,
     keep_float: Iterable[str] = (),
     sums: Mapping[str, Sum] | None = None,
+    images: Tensor | None = None,
+    observer: Observer | None = None,
 ) -> ModelGraph:
     """Quantize weights and activations as `target` wants them; a copy.
 
@@ -57,9 +65,11 @@ def quantize(
     rounding: how weights become integers (GPTQ); ranges: how activation ranges are told (BNGaussian)
     keep_float: globs of module paths whose layers keep float weights and read float activations
     sums: how the operands of adds correlate, by node name; from the fields of the graph when None
+    images: [N, C, H, W], normalised: they tell the ranges of activations that `ranges` cannot tell
+    observer: with images, tells the ranges of all activations from what they are there
 
-    BatchNorms should be folded first: one that is not stays in float. An activation whose distribution nothing tells
-    stays in float and is logged as such.
+    BatchNorms should be folded first: one that is not stays in float. Without images, an activation whose distribution
+    nothing tells stays in float and is logged as such.
 
     Raises ValueError for bits outside 2..8, Refusal when a glob fits no layer or weights are too large to square.
     """
@@ -75,7 +85,8 @@ def quantize(
     _weights(student, graph, schemes, rounding, keep, run)
     if activations is not None:
         marginals = propagate_means(graph, fields_of(graph).sums if sums is None else sums)
-        _activations(student, graph, marginals, target, activations, ranges, keep, run)
+        seen = _Seen(graph, target, images, observer, marginals)
+        _activations(student, graph, marginals, target, activations, ranges, keep, run, seen)
     student.clean()
     return student
 
@@ -160,6 +171,7 @@ def _activations(
     ranges: BNGaussian,
     keep: set[str],
     run: Run,
+    seen: _Seen,
 ) -> None:
     nodes, floats = graph.nodes, {layer.node for layer in graph.layers if layer.path in keep}
     placed: set[str] = set()
@@ -177,6 +189,8 @@ def _activations(
         if node.op == "placeholder" and graph.inputs.pixels:
             low, high = graph.inputs.bounds()
             grid = qparams_from_range(torch.tensor(min(low)), torch.tensor(max(high)), scheme)
+        elif (values := seen.values.get(site.node)) is not None:
+            grid = seen.observer.estimate(values[None], scheme)
         elif marginal is None:
             run.log("kept_float", path=site.node, why="no rule tells the distribution of this activation")
             continue
@@ -184,6 +198,24 @@ def _activations(
             grid = ranges.estimate(marginal, scheme, _importance(graph, node, len(marginal.mean)))
         insert_activation_quantizer(student, Site(site.node, users), Quantizer(grid))
         placed.add(site.node)
+
+
+class _Seen:
+    """What images tell of activations: of all where an observer is given, else of those nothing else tells."""
+
+    def __init__(
+        self,
+        graph: ModelGraph,
+        target: Target,
+        images: Tensor | None,
+        observer: Observer | None,
+        marginals: Mapping[str, Marginal],
+    ) -> None:
+        self.observer: Observer = observer or ClipSearch()
+        self.values: dict[str, Tensor] = {}
+        if images is not None:
+            sites = [site.node for site in activation_sites(graph, target) if site.shares is None]
+            self.values = observe(graph, [s for s in sites if observer is not None or s not in marginals], images)
 
 
 def _readers(node: fx.Node) -> set[str]:

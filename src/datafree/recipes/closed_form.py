@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Any, ClassVar
 
-from pydantic import Field
+from torch import Tensor
 
 from datafree.compensate import Compensator
 from datafree.compensate.bias_correction import BiasCorrection
@@ -14,31 +14,18 @@ from datafree.graph.biases import round_biases
 from datafree.graph.fields import fields_of
 from datafree.prune import Criterion, prune
 from datafree.prune.schur import Schur
-from datafree.quantize import GPTQ, BNGaussian, Rounding, quantize
+from datafree.quantize import GPTQ, BNGaussian, Observer, Rounding, quantize
+from datafree.recipes.request import Request
 from datafree.run import Run
 from datafree.spec import TARGETS, InputSpec, Paper, method
 
-Bits = Annotated[int, Field(ge=2, le=8)]
-
 
 @method
-class ClosedForm:
+class ClosedForm(Request):
     """Prune what can be rebuilt, rebuild it by least squares behind the activation, round under the analytic
     covariance, correct the biases.
     """
 
-    weights: Bits | None = 8
-    """Bits of weights; none keeps them float."""
-    activations: Bits | None = 8
-    """Bits of activations; none keeps them float."""
-    ratio: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the channels to remove."""
-    scope: Literal["inner", "all"] = "inner"
-    """inner: channels that one layer makes; all: residual streams too."""
-    allocation: Literal["uniform", "global"] = "uniform"
-    """uniform: the same share everywhere; global: the same parameters, taken where they are missed least."""
-    multiple: int = Field(default=1, ge=1)
-    """Widths become multiples of this."""
     criterion: Criterion = Schur()
     """Which channels go."""
     compensator: Compensator = LeastSquares()
@@ -47,18 +34,21 @@ class ClosedForm:
     """How weights become integers."""
     ranges: BNGaussian = BNGaussian()
     """How activation ranges are told."""
-    correction: Compensator = BiasCorrection()
+    correction: Compensator | None = BiasCorrection()
     """What takes back the mean shift of rounding."""
-    layer_bits: dict[str, Bits] = Field(default_factory=dict)
-    """Weight bits of single layers, by glob of module path."""
-    keep_float: tuple[str, ...] = ()
-    """Layers that stay in float, by glob of module path."""
-    target: str = "onnxruntime"
-    """Which runtime's placement rules to follow."""
+    observer: Observer | None = None
+    """With images: tells all ranges from what activations are there."""
 
     paper: ClassVar[Paper] = LeastSquares.paper
 
-    def compress(self, teacher: ModelGraph, inputs: InputSpec, run: Run) -> ModelGraph:
+    @classmethod
+    def asked_by(cls, request: Request, **changes: Any) -> ClosedForm:
+        """The closed form at what a request asks for. changes: any settings that should be others"""
+        asked = {name: getattr(request, name) for name in Request.__pydantic_fields__}  # type: ignore[attr-defined]
+        return cls(**(asked | changes))
+
+    def compress(self, teacher: ModelGraph, inputs: InputSpec, run: Run, images: Tensor | None = None) -> ModelGraph:
+        """images: tell the ranges of activations that nothing else tells; recipes that make images hand them in."""
         student = teacher
         if self.ratio:
             student = prune(teacher, ratio=self.ratio, criterion=self.criterion, run=run, scope=self.scope,
@@ -71,6 +61,9 @@ class ClosedForm:
         with run.step("quantize"):
             student = quantize(folded, target=TARGETS[self.target], run=run, weights=self.weights,
                                activations=self.activations, rounding=self.rounding, ranges=self.ranges,
-                               layer_bits=self.layer_bits, keep_float=self.keep_float, sums=sums)  # fmt: skip
+                               layer_bits=self.layer_bits, keep_float=self.keep_float, sums=sums, images=images,
+                               observer=self.observer)  # fmt: skip
+        if self.correction is None:
+            return round_biases(student)
         with run.step("correct biases"):
             return round_biases(self.correction.compensate(student, folded, run))

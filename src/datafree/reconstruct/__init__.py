@@ -3,14 +3,18 @@
 from datafree.reconstruct.adaround import AdaRound
 from datafree.reconstruct.brecq import BRECQ
 from datafree.reconstruct.genie_m import GenieM
+from datafree.reconstruct.qat import QAT
 from datafree.reconstruct.qdrop import QDrop
 from datafree.reconstruct.reconstructor import Reconstructor
+from datafree.reconstruct.reestimate import Reestimate
 
 CATALOGUE = {
     "adaround": AdaRound,
     "brecq": BRECQ,
     "qdrop": QDrop,
     "genie_m": GenieM,
+    "qat": QAT,
+    "reestimate": Reestimate,
 }
 
-__all__ = ["BRECQ", "CATALOGUE", "AdaRound", "GenieM", "QDrop", "Reconstructor"]
+__all__ = ["BRECQ", "CATALOGUE", "QAT", "AdaRound", "GenieM", "QDrop", "Reconstructor"]

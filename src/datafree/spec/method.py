@@ -17,7 +17,12 @@ _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, arbitrary_ty
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def method(cls: type[T]) -> type[T]:
     """Class decorator: validated, frozen, keyword-only."""
-    return _validated(cls, frozen=True, kw_only=True, config=_CONFIG)  # type: ignore[return-value]
+    made = _validated(cls, frozen=True, kw_only=True, config=_CONFIG)
+    for base in cls.__mro__[1:]:  # pydantic reads the strings of the class itself only
+        for name, about in getattr(base, "__pydantic_fields__", {}).items():
+            field = made.__pydantic_fields__[name]
+            field.description = field.description or about.description
+    return made  # type: ignore[return-value]
 
 
 def name_of(thing: Any) -> str:

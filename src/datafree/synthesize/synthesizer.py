@@ -22,7 +22,11 @@ class Synthesizer(Protocol):
     """Makes images that look to the teachers as their training images did."""
 
     paper: ClassVar[Paper]
-    batch: int
+
+    @property
+    def batch(self) -> int:
+        """Images whose statistics are matched together."""
+        ...
 
     def synthesize(
         self, teachers: Sequence[ModelGraph], inputs: InputSpec, count: int, run: Run, generator: torch.Generator

@@ -1,0 +1,75 @@
+"""What a student is shown and how far it is from its teacher: batches, features, and one number."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from datafree.graph import ModelGraph
+from datafree.graph.blocks import blocks
+from datafree.graph.watch import watched
+from datafree.reconstruct.augment import augment
+from datafree.reconstruct.counterparts import Counterparts
+from datafree.reconstruct.whole import WholeStudent
+from datafree.run import Run
+
+if TYPE_CHECKING:
+    from datafree.reconstruct.qat import QAT
+
+_HELD = 8  # one image in so many judges and does not train
+
+
+class Lessons:
+    """Images, teacher and a trainable student. teacher: BatchNorms folded; terms: what the loss is made of"""
+
+    def __init__(self, student: ModelGraph, teacher: ModelGraph, images: Tensor, terms: QAT, run: Run) -> None:
+        self.terms, self.device, self.inputs = terms, run.device, teacher.inputs
+        counterparts = Counterparts(student, teacher)
+        cuts = [block.output for block in blocks(teacher)[:-1]]
+        self.cuts = [name for name in cuts if counterparts.node(name)] if terms.features else []
+        self.narrowed = counterparts.narrowed
+        mine = [str(counterparts.node(name)) for name in self.cuts]
+        self.student = WholeStudent(student, dict.fromkeys(mine, torch.Tensor.float))
+        self.teacher = watched(teacher, dict.fromkeys(self.cuts, torch.Tensor.float))
+        for module in (self.student.module, self.teacher):
+            module.to(run.device)
+            if run.device == "cpu":
+                module.to(memory_format=torch.channels_last)
+        for parameter in self.teacher.parameters():
+            parameter.requires_grad_(False)
+        rows = torch.arange(len(images))
+        self.held, self.learned = images[rows % _HELD == 0], images[rows % _HELD != 0]
+
+    def batch(self, generator: torch.Generator) -> Tensor:
+        """Images to learn from, augmented, on the device."""
+        rows = torch.randint(len(self.learned), (min(self.terms.batch, len(self.learned)),), generator=generator)
+        return augment(self.learned[rows], self.inputs, self.terms.mixed, generator).to(self.device)
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Mean over the images x [N, C, H, W]."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        low = self.terms.precision == "bfloat16"
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=low):
+            with torch.no_grad():
+                wanted, marks = self.teacher(x)
+            answer, features = self.student.module(x)
+        heat = self.terms.temperature
+        chances = F.log_softmax(wanted.float() / heat, -1)
+        told = F.log_softmax(answer.float() / heat, -1)
+        loss = self.terms.logits * heat**2 * (chances.exp() * (chances - told)).sum(-1).mean()
+        for name, mark, feature in zip(self.cuts, marks, features):
+            mark = self.narrowed(mark, name)
+            error = F.mse_loss(feature, mark) / mark.var().clamp(min=1e-12)
+            loss = loss + self.terms.features / len(self.cuts) * error
+        return loss
+
+    def judged(self) -> float:
+        """The loss on the images held back, unaugmented."""
+        total = 0.0
+        with torch.no_grad():
+            for x in self.held.split(self.terms.batch):
+                total += float(self.loss(x.to(self.device))) * len(x)
+        return total / len(self.held)
