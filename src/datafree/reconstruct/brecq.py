@@ -37,7 +37,7 @@ class BRECQ:
     rounding: float = Field(default=0.06, ge=0)
     """Learning rate of the rounding choices; 0 leaves all integers as they are. The paper takes 1e-3."""
 
-    ranges: float = Field(default=3e-3, ge=0)
+    ranges: float = Field(default=1e-2, ge=0)
     """Learning rate of the logarithm of activation scales, falling to 0. The paper: 4e-5, of the scale itself."""
 
     biases: float = Field(default=0.0, ge=0)

@@ -38,7 +38,7 @@ class GenieM:
     scales: float = Field(default=3e-3, ge=0)
     """Learning rate of the logarithm of weight scales, falling to 0. The paper: 1e-4, of the scale itself."""
 
-    ranges: float = Field(default=3e-3, ge=0)
+    ranges: float = Field(default=1e-2, ge=0)
     """Learning rate of the logarithm of activation scales, falling to 0. The paper: 4e-5, of the scale itself."""
 
     biases: float = Field(default=0.03, ge=0)
@@ -47,8 +47,8 @@ class GenieM:
     weights: float = Field(default=3e-3, ge=0)
     """Learning rate of weights without quantizers (of a merely pruned student), as a share of their size."""
 
-    drop: float = Field(default=0.25, ge=0, le=1)
-    """Share of activations that pass unrounded, and of a block's input that is the teacher's. The paper: 0.5."""
+    drop: float = Field(default=0.5, ge=0, le=1)
+    """Share of activations that pass unrounded, and of a block's input that is the teacher's. The paper's choice."""
 
     regularization: float = Field(default=0.1, ge=0)
     """Weight of what drives rounding choices to 0 or 1, from a fifth of the steps on. The paper: 1."""
