@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from datafree.functional.bounds import clamp_returning
 from datafree.functional.moments import image_moments
 from datafree.graph import ModelGraph, fold_batchnorm
 from datafree.nn.generator import Generator
 from datafree.nn.swing import Swing
 from datafree.spec import InputSpec, Refusal
 from datafree.synthesize.canvas import Canvas
-from datafree.synthesize.descent import descend_pixels
+from datafree.synthesize.dead_leaves import dead_leaves
+from datafree.synthesize.descent import descend_pixels, descend_spectrum
 from datafree.synthesize.lis import draw_staff
 from datafree.synthesize.patches import draw_pairs, patch_nodes, similarity_entropy
 from datafree.synthesize.prepared import classes_of, fastest, prepare
@@ -57,7 +59,7 @@ def test_moments_add_up_over_chunks():
 
 @pytest.mark.parametrize("name", ["residual", "inverted_residual", "grouped"])
 def test_folding_leaves_the_loss_as_it_was(name):
-    """Statistics of a BatchNorm's output, in its own sigma, are those of its input. Channels of scale 0 tell nothing."""
+    """Statistics of a BatchNorm's output, in its own sigma, are those of its input. Scales of 0 tell nothing."""
     model, inputs = ZOO[name]()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -93,6 +95,15 @@ def test_a_canvas_holds_pixels_in_bounds_and_features_anywhere():
     assert torch.equal(features.clamp(far), far)
 
 
+def test_values_outside_find_back_and_none_is_pushed_further():
+    low, high = torch.tensor(-1.0), torch.tensor(1.0)
+    x = torch.tensor([-3.0, -3.0, 0.0, 3.0, 3.0], requires_grad=True)
+    clamped = clamp_returning(x, low, high)
+    assert clamped.tolist() == [-1, -1, 0, 1, 1]
+    (clamped * torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0])).sum().backward()
+    assert x.grad.tolist() == [0, -1, 1, 1, 0]
+
+
 def test_pink_noise_is_smooth_and_white_noise_is_not():
     canvas = Canvas.of([ModelGraph.trace(*ZOO["plain"]())], INPUTS, "cpu")
     assert float(total_variation(canvas.pink(16, seeded()))) < 0.5 * float(total_variation(canvas.noise(16, seeded())))
@@ -106,6 +117,32 @@ def test_descent_finds_a_reachable_target_and_stops_at_the_bounds():
     assert torch.allclose(found, inside, atol=0.02)
     pushed = descend_pixels(lambda x, _: -x.sum(), start, canvas, steps=100, rate=0.5)
     assert torch.allclose(pushed, canvas.high.expand_as(pushed))
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0])
+@pytest.mark.parametrize("size", [(16, 16), (7, 10)])
+def test_descent_on_the_spectrum_starts_where_it_is_told_and_finds_the_target(exponent, size):
+    inputs = InputSpec(shape=(3, *size), mean=(0.5,), std=(0.25,))
+    canvas = Canvas.of([ModelGraph(ModelGraph.trace(*ZOO["plain"]()).module, inputs)], inputs, "cpu")
+    start, wanted = canvas.pink(2, seeded()), canvas.clamp(0.5 * canvas.pink(2, seeded(1)))
+    seen: list[Tensor] = []
+
+    def loss(images: Tensor, step: int) -> Tensor:
+        seen.append(images.detach())
+        return (images - wanted).square().sum()
+
+    found = descend_spectrum(loss, start, canvas, steps=150, rate=0.1, exponent=exponent)
+    assert torch.allclose(seen[0], start, atol=1e-4)
+    assert float((found - wanted).square().mean()) < 1e-2 * float((start - wanted).square().mean())
+
+
+def test_dead_leaves_differ_among_each_other_as_photographs_do():
+    pictures = dead_leaves((3, 32, 32), 64, seeded())
+    assert pictures.shape == (64, 3, 32, 32)
+    assert 0 <= float(pictures.min()) < 0.05
+    assert 0.95 < float(pictures.max()) <= 1
+    assert float(pictures.mean((1, 2, 3)).std()) > 0.05, "pictures of one brightness"
+    assert float(pictures.std((2, 3)).std()) > 0.03, "pictures of one contrast"
 
 
 def test_targets_are_balanced():
@@ -141,7 +178,7 @@ def test_a_pasted_box_holds_the_other_image_and_nothing_else_changes():
 
 
 def test_similarity_entropy_is_that_of_the_density():
-    """Similarities drawn from a Gaussian have its entropy, 0.5 ln(2 pi e s^2), but for the kernel's width and ten points."""
+    """Similarities drawn from a Gaussian have its entropy, 0.5 ln(2 pi e s^2), but for the kernel and the points."""
     angle = torch.acos((0.3 * torch.randn(1, 2000, generator=seeded())).clamp(-0.99, 0.99))
     patches = torch.stack([angle.cos(), angle.sin()], -1)
     patches = torch.cat([torch.tensor([[[1.0, 0.0]]]), patches], 1)

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from datafree.functional.bounds import clamp_returning
 from datafree.functional.moments import image_moments, mean_and_std
 from datafree.graph import ModelGraph
 from datafree.graph.marginal import told_input
 from datafree.spec import InputSpec
+from datafree.synthesize.dead_leaves import dead_leaves
+from datafree.synthesize.pink import one_over_f
 
 
 @dataclass(frozen=True)
@@ -58,32 +61,26 @@ class Canvas:
             return self.noise(count, generator)
         channels, height, width = self.shape
         grey, colour = (torch.randn(count, c, height, width, generator=generator) for c in (1, channels))
-        drawn = (2 / 3) ** 0.5 * _one_over_f(grey) + (1 / 3) ** 0.5 * _one_over_f(colour)
+        drawn = (2 / 3) ** 0.5 * one_over_f(grey) + (1 / 3) ** 0.5 * one_over_f(colour)
         return self.clamp(self.centre + self.unit * drawn.to(self.unit.device))
+
+    def leaves(self, count: int, generator: torch.Generator) -> Tensor:
+        """Dead leaves (`dead_leaves`); white noise where inputs are features. [count, C, H, W]"""
+        if self.low is None or self.high is None:
+            return self.noise(count, generator)
+        pictures = dead_leaves(self.shape, count, generator).to(self.unit.device)
+        return self.low + (self.high - self.low) * pictures
 
     def input_deviation(self, images: Tensor) -> Tensor:
         """How far each image's channels are from the mean and spread inputs have: (m - mean)^2 + (s - std)^2 in units
-        of
-        std, meaned. []
+        of std, meaned. []
         """
         mean, std = mean_and_std(image_moments(images), 1e-12)  # [N, C]
         shifted = (mean - self.mean.flatten()) / self.std.flatten()
         return (shifted.square() + (std / self.std.flatten() - 1).square()).mean()
 
     def clamp(self, images: Tensor) -> Tensor:
-        """Into the bounds of pixels; features are left alone."""
+        """Into the bounds of pixels; features are left alone. Gradients lead back what is outside."""
         if self.low is None or self.high is None:
             return images
-        return torch.maximum(torch.minimum(images, self.high), self.low)
-
-
-def _one_over_f(noise: Tensor) -> Tensor:
-    """White noise filtered to 1 / frequency, every plane with mean 0 and variance 1. [N, C, H, W]"""
-    height, width = noise.shape[-2:]
-    if height * width == 1:
-        return noise
-    rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
-    radius = torch.sqrt(rows**2 + columns**2)
-    radius[0, 0] = torch.inf  # the mean is not random
-    filtered = torch.fft.irfft2(torch.fft.rfft2(noise) / radius, s=(height, width))
-    return filtered / filtered.std(dim=(-2, -1), keepdim=True).clamp(min=1e-6)
+        return clamp_returning(images, self.low, self.high)

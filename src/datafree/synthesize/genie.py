@@ -33,7 +33,7 @@ class Genie:
 
     batch: int = Field(default=128, ge=2)
     """Images made together."""
-    steps: int = Field(default=1000, ge=1)
+    steps: int = Field(default=500, ge=1)
     """Steps of Adam; the paper takes 4000."""
     latent: int = Field(default=256, ge=1)
     """Numbers each image is made from."""

@@ -26,7 +26,7 @@ from datafree.graph import ModelGraph, cost
 from datafree.run import Run
 from datafree.spec import InputSpec, Paper, method
 from datafree.synthesize.canvas import Canvas
-from datafree.synthesize.descent import descend_pixels
+from datafree.synthesize.descent import descend_spectrum
 from datafree.synthesize.prepared import Precision, check_teachers, classes_of, prepare
 from datafree.synthesize.targets import draw_targets
 
@@ -41,7 +41,7 @@ class LIS:
     """Courses, and teachers a batch has: one from each."""
     hierarchical: bool = True
     """Order teachers by cost before they are grouped; otherwise the staff is drawn from all of them alike."""
-    steps: int = Field(default=100, ge=1)
+    steps: int = Field(default=50, ge=1)
     """Steps of Adam."""
     rate: float = Field(default=0.3, gt=0)
     """First learning rate, in quarters of the range of pixels (standard deviations of features)."""
@@ -78,7 +78,8 @@ class LIS:
                     told[-1] = told[-1] + self.labels * F.cross_entropy(logits, targets)
             return torch.stack(told).mean()
 
-        return descend_pixels(loss, canvas.pink(count, generator), canvas, steps=self.steps, rate=self.rate)
+        start = canvas.leaves(count, generator)
+        return descend_spectrum(loss, start, canvas, steps=self.steps, rate=self.rate)
 
 
 def draw_staff(

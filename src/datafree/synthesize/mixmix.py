@@ -26,7 +26,7 @@ from datafree.graph import ModelGraph
 from datafree.run import Run
 from datafree.spec import InputSpec, Paper, method
 from datafree.synthesize.canvas import Canvas
-from datafree.synthesize.descent import descend_pixels
+from datafree.synthesize.descent import descend_spectrum
 from datafree.synthesize.lis import draw_staff
 from datafree.synthesize.prepared import Precision, check_teachers, classes_of, prepare
 from datafree.synthesize.targets import draw_targets
@@ -43,7 +43,7 @@ class MixMix:
     """Teachers a batch has, drawn from all that were given."""
     mixing: bool = True
     """Paste images into images; without it every step sees them as they are."""
-    steps: int = Field(default=200, ge=1)
+    steps: int = Field(default=100, ge=1)
     """Steps of Adam."""
     rate: float = Field(default=0.3, gt=0)
     """First learning rate, in quarters of the range of pixels (standard deviations of features)."""
@@ -89,4 +89,5 @@ class MixMix:
                     told[-1] = told[-1] + self.labels * ((1 - share) * own + share * other)
             return torch.stack(told).mean()
 
-        return descend_pixels(loss, canvas.pink(count, generator), canvas, steps=self.steps, rate=self.rate)
+        start = canvas.leaves(count, generator)
+        return descend_spectrum(loss, start, canvas, steps=self.steps, rate=self.rate)
