@@ -39,7 +39,7 @@ class AdaRound:
     biases: float = Field(default=0.0, ge=0)
     """Learning rate of biases, as a share of their size. The paper leaves them alone."""
 
-    weights: float = Field(default=3e-3, ge=0)
+    weights: float = Field(default=1e-2, ge=0)
     """Learning rate of weights without quantizers (of a merely pruned student), as a share of their size."""
 
     regularization: float = Field(default=0.1, ge=0)

@@ -44,7 +44,7 @@ class GenieM:
     biases: float = Field(default=0.03, ge=0)
     """Learning rate of biases, as a share of their size. The paper leaves them alone: 0."""
 
-    weights: float = Field(default=3e-3, ge=0)
+    weights: float = Field(default=1e-2, ge=0)
     """Learning rate of weights without quantizers (of a merely pruned student), as a share of their size."""
 
     drop: float = Field(default=0.5, ge=0, le=1)
