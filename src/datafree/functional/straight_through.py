@@ -3,8 +3,8 @@
 Legend: s step, z zero point, [l, u] codes, y = s (clamp(round(x / s) + z, l, u) - z).
 
     dy/dx = 1 inside the range, 0 outside                 (straight through)
-    dy/ds = (y - x [inside]) / s                          (Esser et al. 2020, 1902.08153, eq. 3: round(x/s) - x/s inside,
-                                                           the bound outside)
+    dy/ds = (y - x [inside]) / s                          (Esser et al. 2020, 1902.08153, eq. 3: round(x/s) - x/s
+                                                           inside, the bound outside)
 
 Written as one function of autograd, because the graph of its seven operators would keep seven tensors alive.
 """

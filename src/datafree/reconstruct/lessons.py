@@ -14,12 +14,12 @@ from datafree.graph.watch import watched
 from datafree.reconstruct.augment import augment
 from datafree.reconstruct.counterparts import Counterparts
 from datafree.reconstruct.whole import WholeStudent
-from datafree.run import Run
+from datafree.run import HELD, Run, held_back
 
 if TYPE_CHECKING:
     from datafree.reconstruct.qat import QAT
 
-_HELD = 8  # one image in so many judges and does not train
+_JUDGED = 32  # held-back images at a time: each such batch is seen from another view
 
 
 class Lessons:
@@ -41,7 +41,7 @@ class Lessons:
         for parameter in self.teacher.parameters():
             parameter.requires_grad_(False)
         rows = torch.arange(len(images))
-        self.held, self.learned = images[rows % _HELD == 0], images[rows % _HELD != 0]
+        self.held, self.learned = held_back(images), images[rows % HELD != 0]
 
     def batch(self, generator: torch.Generator) -> Tensor:
         """Images to learn from, augmented, on the device."""
@@ -67,9 +67,13 @@ class Lessons:
         return loss
 
     def judged(self) -> float:
-        """The loss on the images held back, unaugmented."""
-        total = 0.0
+        """The loss on the images held back, the same views of them every time.
+
+        Views, because the plain images flatter whoever learned from their like: what counts is other pictures.
+        """
+        total, generator = 0.0, torch.Generator().manual_seed(0)
         with torch.no_grad():
-            for x in self.held.split(self.terms.batch):
+            for x in self.held.split(_JUDGED):
+                x = augment(x, self.inputs, self.terms.mixed, generator)
                 total += float(self.loss(x.to(self.device))) * len(x)
         return total / len(self.held)

@@ -26,6 +26,8 @@ class Run:
     minutes: how long the job may take, from the moment the run is made; None: as long as it needs
     images: [N, C, H, W], normalised as the network to be compressed wants them; what recipes use in place of images of
         their own making
+    shown: what `synthesize` gave the recipe, made or handed; the student is compared with its teacher on these. Most of
+        them may have taught it: see `held_back`
     watch: called with (step name, "start", 0.0), (step name, "share", share done) and (step name, "end", seconds); the
         command line draws progress with it
     """
@@ -35,10 +37,12 @@ class Run:
     folder: Path | None = None
     minutes: float | None = None
     images: Tensor | None = field(default=None, repr=False)
+    shown: Tensor | None = field(default=None, init=False, repr=False)
     watch: Callable[[str, str, float], None] | None = None
     ledger: Ledger = field(init=False)
     _open: list[str] = field(init=False, default_factory=list, repr=False)
     _part: tuple[float, float] = field(init=False, default=(0.0, 1.0), repr=False)
+    _limits: list[float] = field(init=False, default_factory=list, repr=False)
     _begun: float = field(init=False, default_factory=time.monotonic, repr=False)
 
     def __post_init__(self) -> None:
@@ -62,9 +66,17 @@ class Run:
 
     def seconds_left(self) -> float:
         """Time until the deadline, never below 0; infinite without one."""
-        if self.minutes is None:
-            return math.inf
-        return max(0.0, self._begun + 60 * self.minutes - time.monotonic())
+        job = math.inf if self.minutes is None else self._begun + 60 * self.minutes
+        return max(0.0, min([job, *self._limits]) - time.monotonic())
+
+    @contextmanager
+    def within(self, share: float) -> Iterator[None]:
+        """Inside, `seconds_left` tells of this share of the time only. share: (0, 1]"""
+        self._limits.append(time.monotonic() + share * self.seconds_left())
+        try:
+            yield
+        finally:
+            self._limits.pop()
 
     def log(self, event: str, **fields: Any) -> None:
         """One line in the ledger; fields are plain data."""
