@@ -13,8 +13,8 @@ from torch import Tensor
 from datafree.functional.mixing import mixed
 from datafree.reconstruct.part import TrainablePart
 from datafree.reconstruct.training import Training
+from datafree.run import HELD
 
-_HELD = 8  # one row in so many judges and does not train
 _CHUNK = 64  # rows at a time where nothing is learned
 _PROBE = 4  # steps after which their time is known
 _BETA = (20.0, 2.0)  # from forgiving to strict: the papers' end points
@@ -36,13 +36,13 @@ class Examples:
     @property
     def held(self) -> Tensor:
         """Rows that judge."""
-        return torch.arange(0, len(self.target), _HELD)
+        return torch.arange(0, len(self.target), HELD)
 
     @property
     def learned(self) -> Tensor:
         """Rows that train."""
         rows = torch.arange(len(self.target))
-        return rows[rows % _HELD != 0]
+        return rows[rows % HELD != 0]
 
 
 def loss_of(part: TrainablePart, examples: Examples) -> float:

@@ -50,7 +50,8 @@ def synthesize(
     for _, images in batches.each(range(len(batches)), seconds=seconds):
         whole[done : done + len(images)] = images
         done += len(images)
-    return whole[:done]
+    run.shown = whole[:done]
+    return run.shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +178,7 @@ def _handed(images: Tensor, teachers: Sequence[ModelGraph], count: int, run: Run
     run.log("handed", count=len(taken), wanted=count)
     if len(taken) < count:
         run.log("note", text=f"The pack holds {len(taken)} images where {count} were asked for: all of them were used.")
+    run.shown = taken
     return taken
 
 
