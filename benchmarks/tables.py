@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from benchmarks.manifest import NETWORKS, REPOSITORY
 
@@ -18,6 +19,18 @@ RESULTS = REPOSITORY / "benchmarks" / "results"
 START, END = "<!-- figures: written by `python -m benchmarks.tables` -->", "<!-- end of figures -->"
 
 Row = dict[str, str]
+
+ON_IMAGES = """\
+`python -m benchmarks.images`. Top-1 in percent on all test images, after the last step; where there are several seeds,
+their mean, lowest and highest. `ends8`: weights of the first and the last layer have 8 bits; P30 W4A4: 30 % of the
+inner channels removed and 4-bit weights and activations. Images are synthesized from the network itself; `on real
+images` is the same job on training images, the ceiling; `on others' images` on images of networks that are not the one
+compressed. `closed_form` uses no image. CPU seconds of one thread."""
+
+SYNTHESIS = """\
+`python -m benchmarks.synthesis`. The loss is the distance to the statistics that the teacher remembers, one definition
+for all methods ([packs](packs.md)): 0 for the training set. CPU seconds of one thread, opening the network left out.
+Random weights show what steps cost, not how good images are."""
 
 
 def rows(name: str) -> list[Row]:
@@ -34,37 +47,60 @@ def table(header: list[str], body: Iterable[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+NAMES = {
+    "W8A8 onnxruntime": "8-bit weights and activations",
+    "W4A4": "4-bit weights and activations",
+    "W3A3": "3-bit weights and activations",
+    "W3": "3-bit weights",
+    "W2A4": "2-bit weights, 4-bit activations",
+    "W2A4 ends8": "the same, first and last layers' weights at 8 bits",
+    "P30": "30 % of inner channels gone",
+    "P50": "50 % of inner channels gone",
+    "P30 W4A4": "30 % gone, and 4-bit weights and activations",
+}
+"""Settings of the headline table, in words."""
+
+
 def headline() -> str:
-    """ResNet-20 and ResNet-56, closed form beside what it is measured against."""
+    """ResNet-20 and ResNet-56: closed form, training on synthetic images, and what they are measured against."""
     found = {(row["network"], row["setting"], row["method"]): row["top1"] for row in rows("accuracy")}
+    measured = trained()
     networks = ("resnet20_c10", "resnet56_c10")
     rounding, repair = ("udfc", "nearest", "squant"), ("udfc", "l1 unrepaired", "neuron_merging", "lbyl")
-    kinds = {
-        "W8A8 onnxruntime": rounding,
-        "W4A4": rounding,
-        "W3": rounding,
-        "W2A4": rounding,
-        "P30": repair,
-        "P50": repair,
-    }
-    names = {
-        "W8A8 onnxruntime": "8-bit weights and activations",
-        "W4A4": "4-bit weights and activations",
-        "W3": "3-bit weights",
-        "W2A4": "2-bit weights, 4-bit activations",
-        "P30": "30 % of inner channels gone",
-        "P50": "50 % of inner channels gone",
-    }
+    best = any((network, setting, "best", "own") in measured for network in networks for setting in NAMES)
+
+    def figure(network: str, setting: str, method: str) -> str:
+        seeds = measured.get((network, setting, method, "own"), [])
+        return f"{fmean(seeds):.2f}" if seeds else found.get((network, setting, method)) or "-"
 
     def cell(setting: str, method: str) -> str:
-        return " / ".join(found.get((network, setting, method)) or "-" for network in networks)
+        return " / ".join(figure(network, setting, method) for network in networks)
 
-    body = []
-    for setting, others in kinds.items():
-        measured = [m for m in others if any((network, setting, m) in found for network in networks)]
-        rest = ", ".join(f"{method} {cell(setting, method)}" for method in measured)
-        body.append([names[setting], f"**{cell(setting, 'closed_form')}**", rest])
-    return table(["CIFAR-10 ResNet-20 / ResNet-56, top-1 in percent", "`closed_form`", "beside it"], body)
+    body, nothing = [], " / ".join("-" for _ in networks)
+    for setting, words in NAMES.items():
+        own = [cell(setting, method) for method in (("closed_form", "best") if best else ("closed_form",))]
+        if set(own) == {nothing}:
+            continue
+        others = repair if setting.startswith("P") else rounding
+        rest = [f"{method} {cell(setting, method)}" for method in others if cell(setting, method) != nothing]
+        body.append([words, *("" if text == nothing else f"**{text}**" for text in own), ", ".join(rest)])
+    header = ["CIFAR-10 ResNet-20 / ResNet-56, top-1 in percent", "`closed_form`", *(["`best`"] if best else [])]
+    return table([*header, "beside it"], body)
+
+
+def trained() -> dict[tuple[str, str, str, str], list[float]]:
+    """Top-1 of every seed measured on images: (network, setting, method, whose images) -> figures."""
+    found: dict[tuple[str, str, str, str], list[float]] = {}
+    for row in rows("images"):
+        key = row["network"], row["setting"], row["method"], source_of(row)
+        if row["top1"]:
+            found.setdefault(key, []).append(float(row["top1"]))
+    return found
+
+
+def source_of(row: Row) -> str:
+    """`own 1024` -> `own`."""
+    return row["images_from"].split()[0]
 
 
 def everything() -> str:
@@ -83,6 +119,68 @@ def everything() -> str:
         parts.append(f"### {network}\n\nfp32 {first['fp32_top1']}, {first['images']} test images.\n")
         parts.append(table(["setting", *methods], body) + "\n")
     return "\n".join(parts)
+
+
+def spread(figures: Sequence[float]) -> str:
+    """One figure, or the mean of several seeds and how far apart they are."""
+    if len(figures) < 2:
+        return "".join(f"{figure:.2f}" for figure in figures)
+    return f"{fmean(figures):.2f} ({min(figures):.2f} to {max(figures):.2f})"
+
+
+def on_images() -> str:
+    """Every network measured on images: top-1 by setting and method, and what it cost."""
+    without = {(r["network"], r["setting"]): r["top1"] for r in rows("accuracy") if r["method"] == "closed_form"}
+    measured, parts = trained(), []
+    names = {"own": "{}", "real": "{} on real images", "others": "{} on others' images"}
+    for network in dict.fromkeys(row["network"] for row in rows("images")):
+        own = [row for row in rows("images") if row["network"] == network]
+        seen = dict.fromkeys((row["method"], source_of(row)) for row in own if row["method"] != "closed_form")
+        kinds = sorted(seen, key=lambda kind: kind[0] != "best")
+        body = []
+        for setting in dict.fromkeys(row["setting"] for row in own):
+            closed = measured.get((network, setting, "closed_form", "own"))
+            beside = spread(closed) if closed else without.get((network, setting), "")
+            cells = [spread(measured.get((network, setting, *kind), [])) for kind in kinds]
+            body.append([setting, beside, *cells])
+        seeds = sorted({row["seed"] for row in own}, key=int)
+        fp32 = f"fp32 {own[0]['fp32_top1']}, {own[0]['images']} test images, standard error at most "
+        fp32 += f"{max(float(row['standard_error']) for row in own):.2f}; seeds {', '.join(seeds)}."
+        header = ["setting", "closed_form", *(names.get(whose, "{} on " + whose).format(m) for m, whose in kinds)]
+        parts.append(f"### {network} on images\n\n{fp32}\n\n{table(header, body)}\n\n{cost_of(own)}\n")
+    return "\n".join(parts)
+
+
+def cost_of(own: Sequence[Row]) -> str:
+    """What one network's rows cost, means over seeds."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in own:
+        groups.setdefault((row["setting"], row["method"], row["images_from"]), []).append(row)
+    body = []
+    for key, group in groups.items():
+        seconds = [fmean(float(row[column] or 0) for row in group) for column in ("synthesis_seconds", "seconds")]
+        body.append([*key, *(f"{value:.0f}" for value in seconds), str(len(group))])
+    return table(["setting", "method", "images", "CPU seconds for images", "for all else", "seeds"], body)
+
+
+def synthesis() -> str:
+    """What every synthesizer costs, and how near its images come to the statistics."""
+    found, parts = rows("synthesis"), []
+    header = ["method", "teachers", "images", "CPU ms per image", "loss", "of white noise", "of real images"]
+    columns = ("method", "teachers", "images", "cpu_ms_per_image", "loss", "noise_loss", "real_loss")
+    for network in dict.fromkeys(row["network"] for row in found):
+        own = [row for row in found if row["network"] == network]
+        noted = any(row["note"] for row in own)
+        body = [[row[column] for column in columns] + ([row["note"]] if noted else []) for row in own]
+        weights = ", ".join(dict.fromkeys(row["weights"] for row in own))
+        written = table([*header, *(["note"] if noted else [])], body)
+        parts.append(f"### Images for {network}, {weights} weights\n\n{written}\n")
+    return "\n".join(parts)
+
+
+def chapter(title: str, about: str, content: str) -> str:
+    """A chapter of the results page; nothing where nothing was measured."""
+    return f"## {title}\n\n{about}\n\n{content}\n" if content else ""
 
 
 def speed() -> str:
@@ -123,6 +221,8 @@ networks on WRN-16-1 and WRN-16-2: their figures are somewhat optimistic. ResNet
 images are the same. Settings without a row, and DenseNet and SimpNet, were not measured yet.
 
 {everything()}
+{chapter("Accuracy on synthetic images", ON_IMAGES, on_images())}\
+{chapter("Synthesis", SYNTHESIS, synthesis())}\
 ## Speed of the file
 
 `python -m benchmarks.speed`: against fp32 ONNX in the same ONNX Runtime process, interleaved medians.

@@ -9,6 +9,9 @@ come from torchvision, which fetches them when it has none; from `benchmarks.man
 
 Every setting is done by the paper's recipe and by ours. A network that cannot be opened is named with cause and remedy,
 its rows are left out, and the exit code is 2. A student is finished before any picture is opened for it.
+
+Synthetic images are made once for a network and used by all its rows; `--count` and `--minutes` make them fewer and the
+jobs shorter than the table says, and every row says so.
 """
 
 from __future__ import annotations
@@ -17,23 +20,27 @@ import argparse
 import csv
 import importlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from benchmarks.manifest import REPOSITORY, load
-from benchmarks.papers.setting import Network, Setting
+from benchmarks.papers.setting import Chain, Network, Setting
 from benchmarks.provenance import provenance
 from datafree.evaluate import Dataset, evaluate, open_dataset
 from datafree.graph import ModelGraph
 from datafree.graph.doors import open_model
-from datafree.recipes import CATALOGUE
-from datafree.recipes.settings import choose
+from datafree.recipes.settings import build, choose
 from datafree.run import Run, write_atomic
 from datafree.spec import InputSpec, Refusal
+from datafree.synthesize import CATALOGUE as SYNTHESIZERS
+from datafree.synthesize import synthesize
 
-PAPERS = {"udfc": "benchmarks.papers.udfc"}
+PAPERS = {name: f"benchmarks.papers.{name}" for name in ("udfc", "lis", "mixmix", "genie")}
 """Name on the command line -> module with RECIPES, NETWORKS and SETTINGS."""
 
 FILES = {
@@ -43,7 +50,7 @@ FILES = {
 
 PROTOCOL = (
     "uniform ratio on inner channels; all layers quantized, weights per channel, activations per tensor, "
-    "network input and last layer's input at 8 bits; no images (L0); seed 0"
+    "network input and last layer's input at 8 bits; seed 0"
 )
 
 CIFAR = InputSpec(
@@ -65,10 +72,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     brought = {"model": _pairs(asked.model, "--model"), "checkpoint": _pairs(asked.checkpoint, "--checkpoint")}
     rows: list[dict[str, Any]] = []
     refused = 0
+
+    def opened(other: str) -> ModelGraph:
+        return open_network(other, paper.NETWORKS[other], brought)
+
     for name in dict.fromkeys(setting.network for setting in settings):
         own = [setting for setting in settings if setting.network == name]
+        data = paper.NETWORKS[name].data
+        zoo = [other for other in paper.NETWORKS if other != name and paper.NETWORKS[other].data == data]
+        model = brought["model"].get(name, paper.NETWORKS[name].model)
         try:
-            rows += fill(asked.paper, name, paper.NETWORKS[name], own, paper.RECIPES, asked.data, asked.images, brought)
+            dataset = find(asked.data, data)
+            dataset = dataset if asked.images is None else dataset.sample(asked.images)
+            teacher = opened(name)
+            images = Images(teacher, zoo, opened, asked.count, asked.minutes)
+            rows += [
+                {"paper": asked.paper, "model": model, **row}
+                for row in fill(name, teacher, own, paper.RECIPES, dataset, images)
+            ]
         except Refusal as refusal:
             refused += 1
             print(f"{name}: {refusal}", flush=True)
@@ -81,54 +102,95 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2 if refused else 0
 
 
+@dataclass(frozen=True)
+class Images:
+    """Synthetic images of one network, each kind made once.
+
+    zoo, opened: names of the other networks of the table, and how one is opened
+    count, minutes: fewer images and less time than the table says; None keeps to it
+    """
+
+    teacher: ModelGraph
+    zoo: Sequence[str]
+    opened: Callable[[str], ModelGraph]
+    count: int | None
+    minutes: float | None
+    made: dict[tuple[str, bool, int], tuple[Tensor, float]] = field(default_factory=dict)
+
+    def of(self, chain: Chain) -> tuple[Tensor | None, float]:
+        """Images and the seconds they cost; none for a chain that needs none."""
+        if chain.synthesizer is None:
+            return None, 0.0
+        key = chain.synthesizer, chain.zoo, self.count or chain.count
+        if key not in self.made:
+            teachers = [self.teacher, *(self.opened(name) for name in self.zoo if chain.zoo)]
+            run, start = Run(seed=0, minutes=self.minutes), time.perf_counter()
+            method = choose(chain.synthesizer, SYNTHESIZERS, "synthesizer")()
+            images = synthesize(teachers, synthesizer=method, count=key[2], run=run)
+            self.made[key] = images, time.perf_counter() - start
+        return self.made[key]
+
+
 def fill(
-    paper: str,
     name: str,
-    network: Network,
+    teacher: ModelGraph,
     settings: Sequence[Setting],
-    recipes: Sequence[str],
-    folder: Path,
-    images: int | None,
-    brought: Mapping[str, Mapping[str, str]],
+    recipes: Mapping[str, Chain],
+    dataset: Dataset,
+    images: Images,
 ) -> list[dict[str, Any]]:
-    """Rows of one network: every setting by every recipe. Raises Refusal when weights or data are missing."""
-    dataset = find(folder, network.data)
-    dataset = dataset if images is None else dataset.sample(images)
-    teacher = open_network(name, network, brought)
+    """Rows of one network: every setting by every chain that it names. Raises Refusal when weights are missing."""
     before = evaluate(teacher, dataset)
     print(f"{name:14} fp32 {before.top1:.2f} on {before.count} images", flush=True)
     rows = []
     for setting in settings:
-        for recipe in recipes:
+        for recipe in setting.recipes or recipes:
+            chain = recipes[recipe]
+            handed, made = images.of(chain)
             start = time.perf_counter()
-            made = CATALOGUE[recipe](
-                weights=setting.weights, activations=setting.activations, ratio=setting.ratio, target="layer_inputs"
-            )
-            student = made.compress(teacher, teacher.inputs, Run(seed=0))
+            student = compress(teacher, setting, chain, handed, images.minutes)
             seconds = time.perf_counter() - start
             found = evaluate(student, dataset)
+            published = "unknown" if setting.published is None else f"{setting.published:.2f}"
             rows.append(
                 {
-                    "paper": paper,
                     "setting": setting.name,
                     "recipe": recipe,
-                    "model": brought["model"].get(name, network.model),
-                    "protocol": PROTOCOL,
+                    "protocol": PROTOCOL if images.minutes is None else f"{PROTOCOL}; {images.minutes} minutes a job",
+                    "strictness": "L2" if chain.zoo else "L0",
+                    "synthetic_images": "" if handed is None else f"{len(handed)} {chain.synthesizer}",
                     "images": found.count,
                     "fp32_top1": f"{before.top1:.2f}",
                     "top1": f"{found.top1:.2f}",
                     "standard_error": f"{found.standard_error:.2f}",
-                    "published_top1": "" if setting.published is None else f"{setting.published:.2f}",
+                    "published_top1": "" if setting.published is None else published,
                     "evidence": setting.evidence,
                     "seconds": f"{seconds:.1f}",
+                    "synthesis_seconds": f"{made:.1f}",
                     **provenance(),
                 }
             )
-            published = "unknown" if setting.published is None else f"{setting.published:.2f}"
             print(
-                f"{setting.name:24} {recipe:12} {found.top1:6.2f}  published {published}  {seconds:.1f} s", flush=True
+                f"{setting.name:28} {recipe:14} {found.top1:6.2f}  published {published}  {seconds:.1f} s", flush=True
             )
     return rows
+
+
+def compress(
+    teacher: ModelGraph, setting: Setting, chain: Chain, images: Tensor | None, minutes: float | None
+) -> ModelGraph:
+    """The student of one cell. images: handed to the recipe, which then makes none"""
+    settings: dict[str, Any] = {
+        "weights": setting.weights, "activations": setting.activations, "ratio": setting.ratio,
+        "target": "layer_inputs", **chain.settings,
+    }  # fmt: skip
+    if setting.ends is not None:
+        layers = teacher.layers
+        settings["layer_bits"] = {layers[0].path: setting.ends, layers[-1].path: setting.ends}
+    if images is not None:
+        settings["count"] = len(images)
+    run = Run(seed=0, minutes=minutes, images=images)
+    return build(chain.recipe, settings).compress(teacher, teacher.inputs, run)
 
 
 def find(folder: Path, data: str) -> Dataset:
@@ -180,6 +242,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="folder of the test sets")
     parser.add_argument("--only", default="*", help="settings by glob, as in 'resnet34/*' or '*/p30-*'")
     parser.add_argument("--images", type=int, help="judge on so many images, drawn with seed 0; all by default")
+    parser.add_argument("--count", type=int, help="synthetic images; as many as the table says by default")
+    parser.add_argument("--minutes", type=float, help="most time for a job, and for making its images")
     parser.add_argument("--out", type=Path, help="CSV to write; benchmarks/results/paper_NAME.csv by default")
     parser.add_argument("--model", action="append", default=[], metavar="NETWORK=MODEL", help="bring a network")
     parser.add_argument("--checkpoint", action="append", default=[], metavar="NETWORK=FILE", help="bring its weights")

@@ -1,9 +1,10 @@
-"""One cell of a paper's table: which network, what is done to it, and what the paper says comes out."""
+"""One cell of a paper's table: which network, what is done to it, by what, and what the paper says comes out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +23,28 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Chain:
+    """What fills a row: a recipe, and where its images come from.
+
+    recipe: its name; settings: those that are not its defaults
+    synthesizer: the method that makes the images, once for all rows of a network; None for a recipe that needs none
+    zoo: whether the table's other networks of the same data set teach beside the one that is compressed (L2)
+    count: images
+    """
+
+    recipe: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    synthesizer: str | None = None
+    zoo: bool = False
+    count: int = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
 class Setting:
     """weights, activations: bits, None for float; ratio: share of the inner channels removed, [0, 1).
 
+    ends: bits of the first and the last layer's weights; None: `weights`, as all others
+    recipes: the table's chains that fill it; all when empty
     published: the paper's top-1 in percent; None where it could not be read
     evidence: where the figure comes from, and how far it can be trusted
     """
@@ -32,12 +52,20 @@ class Setting:
     network: str
     weights: int | None
     activations: int | None
-    ratio: float
+    ratio: float = 0.0
+    ends: int | None = None
+    recipes: tuple[str, ...] = ()
     published: float | None = None
     evidence: str = "unknown: text not obtainable"
 
     @property
     def name(self) -> str:
-        """As in `resnet34/p30-w6a6`: what `--only` matches."""
+        """As in `resnet34/p30-w6a6` or `resnet18/p0-w2a4-ends8`: what `--only` matches."""
         bits = f"w{self.weights or 32}a{self.activations or 32}"
-        return f"{self.network}/p{round(100 * self.ratio)}-{bits}"
+        ends = f"-ends{self.ends}" if self.ends else ""
+        return f"{self.network}/p{round(100 * self.ratio)}-{bits}{ends}"
+
+    def told(self, published: Mapping[str, tuple[float | None, str]]) -> Setting:
+        """The same with what is known of it. published: name -> (figure or None, evidence)"""
+        figure, evidence = published.get(self.name, (self.published, self.evidence))
+        return replace(self, published=figure, evidence=evidence)

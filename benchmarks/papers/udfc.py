@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from itertools import chain
 
-from benchmarks.papers.setting import Network, Setting
+from benchmarks.papers.setting import Chain, Network, Setting
 
-RECIPES = ("udfc", "closed_form")
+RECIPES = {"udfc": Chain(recipe="udfc"), "closed_form": Chain(recipe="closed_form")}
 """The paper's own, and ours beside it."""
 
 _TORCHVISION = "torchvision's first weights, those of 2016 to 2019: the ones papers of that time load by default"
@@ -52,21 +52,7 @@ def _rows(network: str) -> list[Setting]:
     if network == "mobilenetv2":
         cells = [(6, 6, 0.0), (4, 4, 0.0), (None, None, 0.1), (6, 6, 0.1)]
     found = [Setting(network=network, weights=w, activations=a, ratio=ratio) for w, a, ratio in cells]
-    return [_told(setting) for setting in found]
-
-
-def _told(setting: Setting) -> Setting:
-    if setting.name not in PUBLISHED:
-        return setting
-    published, evidence = PUBLISHED[setting.name]
-    return Setting(
-        network=setting.network,
-        weights=setting.weights,
-        activations=setting.activations,
-        ratio=setting.ratio,
-        published=published,
-        evidence=evidence,
-    )
+    return [setting.told(PUBLISHED) for setting in found]
 
 
 SETTINGS = tuple(chain.from_iterable(_rows(network) for network in NETWORKS))
