@@ -70,3 +70,16 @@ def test_a_method_explains_itself(room, name):
     helped = {key for key, info in cls.__pydantic_fields__.items() if info.description}
     fields = {field.name for field in dataclasses.fields(cls)}
     assert helped == fields, f"fields of {cls.__name__} without a string under them: {sorted(fields - helped)}"
+
+
+def test_a_key_is_one_paper_and_a_paper_has_one_key():
+    papers = {
+        paper
+        for room in ROOMS
+        for cls in catalogue_of(room).values()
+        for paper in (cls.paper, *getattr(cls, "papers", ()))
+    }
+    for same in ("key", "title"):
+        told: dict[str, Paper] = {}
+        for paper in papers:
+            assert told.setdefault(getattr(paper, same), paper) == paper, f"{same} {getattr(paper, same)!r} is two papers"

@@ -115,8 +115,21 @@ def _headline(cls: type) -> str:
 
 
 def _brief(default: Any) -> str:
+    """A default in a few words: of a method its name, and what is not as its own card says."""
     if isinstance(default, Mapping) and "name" in default:
-        return str(default["name"])
+        return "\n".join([str(default["name"]), *_changed(default)])
     if isinstance(default, list):
         return ", ".join(_brief(item) for item in default) or "none"
     return "null" if default is None else (str(default) if default != {} else "none")
+
+
+def _changed(default: Mapping[str, Any]) -> list[str]:
+    """Settings of a method that are not its own defaults, as `name=value`."""
+    from datafree.recipes.settings import settings_of
+
+    for catalogue in _families().values():
+        cls = catalogue.get(default["name"])
+        own = {setting.name: setting.default for setting in settings_of(cls)} if cls is not None else {}
+        if own.keys() == default.keys() - {"name"}:  # one name may stand in two families
+            return [f"{name}={_brief(default[name])}" for name, value in own.items() if default[name] != value]
+    return []

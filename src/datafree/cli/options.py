@@ -54,7 +54,11 @@ Features = Annotated[
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option(metavar="M", help="How long the job may take; it does what fits.", show_default=False),
+    typer.Option(
+        metavar="M",
+        help="How long images and repairs may take: what fits is done. Writing and checking files comes on top.",
+        show_default=False,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.", rich_help_panel="Output")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Output")]

@@ -61,7 +61,7 @@ class BRECQ:
     """Most time it may take. None: as long as the steps need. The run's deadline holds beside it."""
 
     paper: ClassVar[Paper] = Paper(
-        key="li2021",
+        key="li2021brecq",
         title="BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction",
         authors="Li, Gong, Tan, Yang, Hu, Zhang, Yu, Wang, Gu",
         year=2021,

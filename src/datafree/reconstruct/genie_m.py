@@ -4,7 +4,7 @@ For weights W whose floor(W / s_0) on the first scale s_0 is frozen,
 
     W_q = s (clamp(floor(W / s_0) + h(V) + z) - z),    V, s and every activation scale trained,
 
-so that s moves without moving the integers (Jeon et al. 2022). Values are dropped as in QDrop. Biases, which the paper
+so that s moves without moving the integers (Jeon et al. 2023). Values are dropped as in QDrop. Biases, which the paper
 leaves alone, are trained too.
 """
 
@@ -60,11 +60,11 @@ class GenieM:
     """Most time it may take. None: as long as the steps need. The run's deadline holds beside it."""
 
     paper: ClassVar[Paper] = Paper(
-        key="jeon2022",
+        key="jeon2023",
         title="Genie: Show Me the Data for Quantization",
         authors="Jeon, Lee, Kim",
-        year=2022,
-        venue="CVPR 2023",
+        year=2023,
+        venue="CVPR",
         arxiv="2212.04780",
     )
 
