@@ -82,4 +82,6 @@ def test_a_key_is_one_paper_and_a_paper_has_one_key():
     for same in ("key", "title"):
         told: dict[str, Paper] = {}
         for paper in papers:
-            assert told.setdefault(getattr(paper, same), paper) == paper, f"{same} {getattr(paper, same)!r} is two papers"
+            assert told.setdefault(getattr(paper, same), paper) == paper, (
+                f"{same} {getattr(paper, same)!r} is two papers"
+            )

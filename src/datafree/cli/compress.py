@@ -81,6 +81,9 @@ def compress(
 
     - `datafree compress torchvision:resnet50 --prune 0.3 --weights 4 --out small`: fewer channels and bits
 
+    - `datafree compress timm:resnet18 --recipe best --minutes 20 --weights 4 --activations 4 --out small`: images are
+      synthesized from the network, and it learns on them what rounding took
+
     - `datafree compress nets:build --checkpoint net.safetensors --input 3,32,32 --mean 0.5 --std 0.25 --out small`:
       a network of your own, from the function `build` of `nets.py` in the current folder
 
