@@ -1,7 +1,8 @@
 """Best: the strongest chain of ours within the time there is: closed form, images, blocks, training.
 
 A pruned network is trained in float first: its weights have far to go, and integers would hold them back. Then it is
-quantized in closed form, its blocks learn which way to round, and all is trained once more, in small steps.
+quantized in closed form, its blocks learn which way to round, and all is trained once more, in small steps. Each of
+these is undone where the whole network is then farther from its teacher.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from datafree.recipes.closed_form import ClosedForm
 from datafree.recipes.request import Request
 from datafree.reconstruct import Reconstructor
 from datafree.reconstruct.genie_m import GenieM
+from datafree.reconstruct.guard import guarded
 from datafree.reconstruct.qat import QAT
 from datafree.run import Run
 from datafree.spec import InputSpec, Paper, method
@@ -26,8 +28,7 @@ from datafree.synthesize.psaq import PSAQ
 
 @method
 class Best(Request):
-    """Synthesize images, train what pruning left, quantize, reconstruct the blocks, train weights and steps together.
-    """
+    """Synthesize images, train what pruning left, quantize, teach blocks to round, train weights and steps at once."""
 
     count: int = Field(default=1024, ge=2)
     """Images to synthesize; fewer where the time is short."""
@@ -55,10 +56,10 @@ class Best(Request):
             pruning = ClosedForm.asked_by(self, weights=None, activations=None, layer_bits={})
             student = pruning.compress(teacher, inputs, run)
             with run.within(0.5 if quantized else 1.0):
-                student = self.recovery.reconstruct(student, teacher, images, run)
+                student = guarded(self.recovery, student, teacher, images, run)
         if not quantized and not self.layer_bits:
             return student
         student = ClosedForm.asked_by(self, ratio=0.0).compress(student, inputs, run, images)
         with run.within(0.5):
-            student = self.blocks.reconstruct(student, teacher, images, run)
-        return round_biases(self.training.reconstruct(student, teacher, images, run))
+            student = guarded(self.blocks, student, teacher, images, run)
+        return round_biases(guarded(self.training, student, teacher, images, run))

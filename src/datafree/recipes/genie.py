@@ -13,6 +13,7 @@ from datafree.recipes.closed_form import ClosedForm
 from datafree.recipes.request import Bits, Request
 from datafree.reconstruct import Reconstructor
 from datafree.reconstruct.genie_m import GenieM
+from datafree.reconstruct.guard import guarded
 from datafree.run import Run
 from datafree.spec import InputSpec, Paper, method
 from datafree.synthesize import Synthesizer, synthesize
@@ -39,4 +40,4 @@ class GenieRecipe(Request):
         start = ClosedForm.asked_by(self, rounding=Nearest(ranges=ClipSearch()), observer=ClipSearch(), correction=None,
                                     layer_bits=self.ends(teacher, self.edges))  # fmt: skip
         student = start.compress(teacher, inputs, run, images)
-        return round_biases(self.reconstructor.reconstruct(student, teacher, images, run))
+        return round_biases(guarded(self.reconstructor, student, teacher, images, run))

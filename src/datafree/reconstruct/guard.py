@@ -1,0 +1,72 @@
+"""A repair that makes the whole network worse is undone.
+
+Reconstructors judge themselves by their own loss: blocks by the squared error of their outputs, training by features
+before all. What counts is what the network answers, so the whole student is compared with its teacher before and after,
+on views of the images that no reconstructor learns from: the plain ones flatter whoever learned from their like.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from datafree.functional.divergence import divergence
+from datafree.graph import ModelGraph
+from datafree.reconstruct.augment import augment
+from datafree.reconstruct.reconstructor import Reconstructor
+from datafree.run import Run, held_back
+from datafree.spec import name_of
+
+_MOST, _CHUNK = 128, 32
+_MIXED = 0.5  # share of the chunks in which every image gets a box of another one
+
+
+def guarded(
+    reconstructor: Reconstructor, student: ModelGraph, teacher: ModelGraph, images: Tensor, run: Run
+) -> ModelGraph:
+    """What the reconstructor makes of the student, or the student as it came.
+
+    It is undone when its mean KL(teacher || student) on views of held-back images grew by more than the standard error
+    of that growth, image by image. images: [N, C, H, W], normalised
+
+    Raises what the reconstructor raises.
+    """
+    repaired = reconstructor.reconstruct(student, teacher, images, run)
+    with run.step("judge the repair"):
+        generator = torch.Generator().manual_seed(0)
+        plain = held_back(images)[:_MOST].split(_CHUNK)
+        judges = torch.cat([augment(x, teacher.inputs, _MIXED, generator) for x in plain])
+        wanted = _answers(teacher, judges, run)
+        before, after = (_answers(graph, judges, run) for graph in (student, repaired))
+        far, now = divergence(wanted, before), divergence(wanted, after)  # one for each image (and row of its answer)
+        growth = (now - far).flatten(1).mean(1) if now.ndim > 1 else now - far
+        error = float(growth.std(correction=1)) / len(growth) ** 0.5 if len(growth) > 1 else 0.0
+        kept = float(growth.mean()) <= error
+    same = [100 * float((a.argmax(-1) == wanted.argmax(-1)).double().mean()) for a in (before, after)]
+    run.log(
+        "guarded",
+        method=name_of(reconstructor),
+        count=len(judges),
+        kl_before=float(far.mean()),
+        kl_after=float(now.mean()),
+        agreement_before=same[0],
+        agreement_after=same[1],
+        kept=kept,
+    )
+    if kept:
+        return repaired
+    text = f"{name_of(reconstructor)} took the whole network farther from the original (KL {float(far.mean()):.3g} to "
+    run.log("note", text=f"{text}{float(now.mean()):.3g} on images it had not learned from): it was undone.")
+    return student
+
+
+def _answers(graph: ModelGraph, images: Tensor, run: Run) -> Tensor:
+    """Logits on the CPU. images: [N, C, H, W] -> [N, ..., classes]"""
+    graph = graph.to(run.device)
+    with torch.no_grad():
+        parts = [_first(graph(x.to(run.device))).cpu() for x in images.split(_CHUNK)]
+    return torch.cat(parts)
+
+
+def _first(answer: Tensor | dict[str, Tensor] | tuple[Tensor, ...]) -> Tensor:
+    return answer if isinstance(answer, Tensor) else next(iter(answer.values() if isinstance(answer, dict) else answer))
