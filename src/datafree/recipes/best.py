@@ -42,7 +42,7 @@ class Best(Request):
     """What trains a pruned network before it is quantized."""
     blocks: Reconstructor = GenieM()
     """What teaches blocks how to round."""
-    training: Reconstructor = QAT(steps=1500, rate=0.003, step_rate=0.0003)
+    training: Reconstructor = QAT(steps=1000, rate=0.005, step_rate=0.0005)
     """What trains the quantized network last."""
 
     paper: ClassVar[Paper] = GenieM.paper
