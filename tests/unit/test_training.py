@@ -10,6 +10,7 @@ from datafree.prune.l1 import L1
 from datafree.recipes.closed_form import ClosedForm
 from datafree.reconstruct import schedule
 from datafree.reconstruct.augment import augment
+from datafree.reconstruct.channel_pruning import ChannelPruning
 from datafree.reconstruct.lessons import Lessons
 from datafree.reconstruct.qat import QAT
 from datafree.reconstruct.reestimate import Reestimate
@@ -152,3 +153,26 @@ def test_reestimated_statistics_restore_a_damaged_network():
     assert torch.allclose(same(x), teacher(x), atol=1e-4)
     with pytest.raises(Refusal, match="BatchNorm"):
         Reestimate().reconstruct(fold_batchnorm(teacher), teacher, x, Run())
+
+
+@pytest.mark.parametrize("scope", ["inner", "all"])
+@pytest.mark.parametrize("name", ["residual", "concat", "flatten_head", "inverted_residual", "no_batchnorm"])
+def test_thinned_layers_are_solved_anew(name, scope):
+    teacher = ModelGraph.trace(*ZOO[name]())
+    student = prune(teacher, ratio=0.3, criterion=L1(), run=Run(), scope=scope)
+    x, run = images(teacher, 64), Run()
+    repaired = ChannelPruning(samples=40).reconstruct(student, teacher, x, run)
+    solved = [entry for entry in run.ledger.entries if entry["event"] == "solved"]
+    assert bool(solved) == any(layer.groups == 1 and (layer.weight, 1) in student.kept for layer in student.layers)
+    fresh = torch.randn(64, *teacher.inputs.shape, generator=torch.Generator().manual_seed(9))
+    far, near = (float((graph(fresh) - teacher(fresh)).square().mean()) for graph in (student, repaired))
+    assert near < far or not solved
+
+
+def test_solving_anew_is_least_squares():
+    """A linear teacher whose removed inputs the kept ones determine: the student then answers alike."""
+    teacher = ModelGraph.trace(*ZOO["plain"]())
+    same = ChannelPruning().reconstruct(teacher, teacher, images(teacher, 32), Run())
+    assert torch.allclose(same(images(teacher, 4)), teacher(images(teacher, 4)), atol=1e-4)
+    with pytest.raises(Refusal, match="grids"):
+        ChannelPruning().reconstruct(rounded(teacher), teacher, images(teacher, 32), Run())

@@ -16,6 +16,7 @@ from datafree.graph.biases import round_biases
 from datafree.recipes.closed_form import ClosedForm
 from datafree.recipes.request import Request
 from datafree.reconstruct import Reconstructor
+from datafree.reconstruct.channel_pruning import ChannelPruning
 from datafree.reconstruct.genie_m import GenieM
 from datafree.reconstruct.guard import guarded
 from datafree.reconstruct.qat import QAT
@@ -38,6 +39,8 @@ class Best(Request):
     """Where images come from: none takes moment_matching where the teacher remembers statistics, else psaq. A job that
     was handed a pack uses that.
     """
+    repair: Reconstructor = ChannelPruning()
+    """What makes good in closed form, from images, what pruning took."""
     recovery: Reconstructor = QAT(steps=2000)
     """What trains a pruned network before it is quantized."""
     blocks: Reconstructor = GenieM()
@@ -54,7 +57,7 @@ class Best(Request):
         student, quantized = teacher, self.weights is not None or self.activations is not None
         if self.ratio:
             pruning = ClosedForm.asked_by(self, weights=None, activations=None, layer_bits={})
-            student = pruning.compress(teacher, inputs, run)
+            student = guarded(self.repair, pruning.compress(teacher, inputs, run), teacher, images, run)
             with run.within(0.5 if quantized else 1.0):
                 student = guarded(self.recovery, student, teacher, images, run)
         if not quantized and not self.layer_bits:

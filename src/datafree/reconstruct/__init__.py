@@ -2,6 +2,7 @@
 
 from datafree.reconstruct.adaround import AdaRound
 from datafree.reconstruct.brecq import BRECQ
+from datafree.reconstruct.channel_pruning import ChannelPruning
 from datafree.reconstruct.genie_m import GenieM
 from datafree.reconstruct.qat import QAT
 from datafree.reconstruct.qdrop import QDrop
@@ -11,6 +12,7 @@ from datafree.reconstruct.reestimate import Reestimate
 CATALOGUE = {
     "adaround": AdaRound,
     "brecq": BRECQ,
+    "channel_pruning": ChannelPruning,
     "qdrop": QDrop,
     "genie_m": GenieM,
     "qat": QAT,
