@@ -146,7 +146,7 @@ def _patches(x: Tensor, node: fx.Node, kernel: tuple[int, ...]) -> Tensor:
     x = F.pad(x, [side for pair in zip(reversed(before), reversed(after)) for side in pair])
     if len(kernel) == 1:
         x, kernel, dilation, stride = x[..., None, :], (1, *kernel), [1, *dilation], [1, *stride]
-    return F.unfold(x, kernel, dilation, 0, stride).transpose(1, 2)
+    return F.unfold(x, kernel, tuple(dilation), 0, tuple(stride)).transpose(1, 2)
 
 
 def _sides(value: object, count: int) -> list[int]:

@@ -1,25 +1,25 @@
 """A training's state on disk: what it takes to go on as if nothing had happened.
 
-One file in the run's folder, `training.safetensors`: latent tensors, steps, the optimizer's moments, the generator, and
-the step. It is written whole or not at all, and used only where everything the training depends on is the same.
+One file for each training, `trained/3f1c9a02b4de.safetensors`, named by the beginning of its key, the sha256 of
+everything its result depends on. Inside lie latent tensors, steps, the optimizer's moments, the generator, and how many
+steps were taken. It is written whole or not at all, while the training runs and at its end: a finished one is not done
+again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from datafree.graph.fingerprint import fingerprint
+from datafree.reconstruct.kept import read_changes, write_changes
 from datafree.reconstruct.lessons import Lessons
-from datafree.run import Run, write_atomic
-
-FILE = "training.safetensors"
+from datafree.run import Run
+from datafree.run.folder import TRAINED
 
 
 class Checkpoints:
@@ -29,35 +29,25 @@ class Checkpoints:
         self, lessons: Lessons, settings: Any, optimizer: torch.optim.Optimizer, generator: torch.Generator, run: Run
     ) -> None:
         self.student, self.optimizer, self.generator, self.run = lessons.student, optimizer, generator, run
-        self.path = run.folder / FILE if run.folder is not None else None
+        self.path: Path | None = None
         self.key = ""
-        if self.path is not None:
+        if run.folder is not None:
             digest = hashlib.sha256(repr([fingerprint(self.student.student), run.seed, settings]).encode())
             digest.update(lessons.learned.contiguous().numpy().tobytes())
             self.key = digest.hexdigest()
+            self.path = run.folder / TRAINED / f"{self.key[:12]}.safetensors"
 
     def keep(self, step: int, steps: int) -> None:
         """Write the state after `step` of `steps` steps."""
-        if self.path is None:
-            return
-        note = {"key": self.key, "step": step, "steps": steps}
-        with write_atomic(self.path) as temporary:
-            save_file({name: value.contiguous() for name, value in self._state().items()}, temporary,
-                      {"training": json.dumps(note)})  # fmt: skip
+        if self.path is not None:
+            write_changes(self.path, self._state(), [{"step": step, "steps": steps}], self.key)
 
     def restore(self) -> tuple[int, int] | None:
         """Put a kept state in place and return (step, steps); None where there is none that fits."""
-        if self.path is None or not self.path.is_file():
+        kept = read_changes(self.path, self.key) if self.path is not None else None
+        if kept is None:
             return None
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                note = json.loads((file.metadata() or {}).get("training", "{}"))
-                if note.get("key") != self.key:
-                    return None
-                found = {name: file.get_tensor(name) for name in sorted(file.keys())}
-        except (SafetensorError, OSError, ValueError):
-            self.run.log("damaged", file=FILE, why="it cannot be read; training began anew")
-            return None
+        found, (note,) = kept
         for parameter in self._parameters():
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {"step": torch.zeros(()), **moments}
@@ -65,8 +55,9 @@ class Checkpoints:
             for name, value in self._state().items():
                 value.copy_(found[name])
         self.generator.set_state(found["generator"])
-        self.run.log("resumed", step=note["step"], steps=note["steps"])
-        return int(note["step"]), int(note["steps"])
+        step, steps = int(str(note["step"])), int(str(note["steps"]))
+        self.run.log("resumed", step=step, steps=steps)
+        return step, steps
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

@@ -16,14 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from datafree.run import write_atomic
+from datafree.run.folder import RECONSTRUCTED
 from datafree.spec import Refusal
-
-FOLDER = "reconstructed"
 
 
 def path_of(folder: Path, index: int, key: str) -> Path:
     """Where block `index` of this key lies in a run's folder."""
-    return folder / FOLDER / f"{index:05d}-{key[:12]}.safetensors"
+    return folder / RECONSTRUCTED / f"{index:05d}-{key[:12]}.safetensors"
 
 
 Changes = dict[str, Tensor]

@@ -57,4 +57,5 @@ def train(lessons: Lessons, rates: QAT, run: Run) -> int:
         if now - written > _KEEP_SECONDS:
             kept.keep(step, steps)
             written = now
+    kept.keep(step, steps)
     return step

@@ -24,7 +24,10 @@ FILES = (
     "report.html",
     "traceback.txt",
 )
-"""What a run writes; nothing else in a folder is ever touched."""
+"""What a run writes beside images and states; nothing else in a folder is ever touched."""
+
+RECONSTRUCTED, TRAINED = "reconstructed", "trained"
+"""Where repairs keep what they have reached, one safetensors file for each part or training."""
 
 
 def check_folder(folder: Path, *, force: bool = False) -> None:
@@ -57,7 +60,7 @@ def claim_folder(folder: Path, settings: str, *, force: bool = False) -> None:
     if earlier.exists() and not force and _text(earlier) != settings:
         _refuse_other_settings(folder)
     same = earlier.exists() and _text(earlier) == settings
-    for path in [folder / name for name in FILES] + ([] if same else shards_in(folder)):
+    for path in [folder / name for name in FILES] + ([] if same else [*shards_in(folder), *_states_in(folder)]):
         path.unlink(missing_ok=True)
     _write_settings(folder, settings)
 
@@ -73,6 +76,10 @@ def join_folder(folder: Path, settings: str, *, goes_on: Callable[[str], bool], 
     if earlier.exists() and not force and not goes_on(_text(earlier)):
         _refuse_other_settings(folder)
     _write_settings(folder, settings)
+
+
+def _states_in(folder: Path) -> list[Path]:
+    return [path for name in (RECONSTRUCTED, TRAINED) for path in (folder / name).glob("*.safetensors")]
 
 
 def _text(path: Path) -> str:
