@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from datafree.bundled import weights_path
 from datafree.cli import main
+from datafree.cli.failure import Interrupted, resumable
 from datafree.report import write_report
 
 NETS = '''
@@ -241,6 +242,17 @@ def test_an_interrupt_has_code_130(here, capsys, monkeypatch):
     monkeypatch.setattr("datafree.api.compression.open_model", interrupt)
     assert main(["compress", "bundled:digits", "--quiet", "--out", "out"]) == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_interrupt_says_what_is_kept(tmp_path):
+    with pytest.raises(KeyboardInterrupt), resumable(tmp_path):
+        raise KeyboardInterrupt
+    for name in ("reconstructed/00000-0123456789ab", "reconstructed/00001-0123456789ab", "trained/0123456789ab"):
+        path = tmp_path / f"{name}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    with pytest.raises(Interrupted, match=r"2 blocks, 1 training$"), resumable(tmp_path):
+        raise KeyboardInterrupt
 
 
 def test_a_full_disk_leaves_no_half_of_a_file(here):

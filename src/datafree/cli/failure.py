@@ -12,7 +12,8 @@ from pathlib import Path
 
 import datafree
 from datafree.cli.screen import emit
-from datafree.run.shards import FOLDER, shards_in
+from datafree.run.folder import RECONSTRUCTED, TRAINED
+from datafree.run.shards import shards_in
 from datafree.spec import Refusal
 
 DONE, OUR_FAULT, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -31,15 +32,24 @@ class Interrupted(Exception):
 
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Where a job that makes images in `folder` is interrupted, the user hears what is kept of it."""
+    """Where a job that works in `folder` is interrupted, the user hears what is kept of it."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        done = len(shards_in(folder))
-        if not done:
+        kept = _kept(folder)
+        if not kept:
             raise
-        batches = f"{done} batch{'es' if done > 1 else ''} of images"
-        raise Interrupted(f"{batches} lie safely in {folder / FOLDER}") from interrupt
+        raise Interrupted(f"kept in {folder}: {', '.join(kept)}") from interrupt
+
+
+def _kept(folder: Path) -> list[str]:
+    """What an interrupted job can go on with, in words."""
+    found = [
+        (len(shards_in(folder)), "batch", "batches", " of images"),
+        (len(list(folder.glob(f"{RECONSTRUCTED}/*.safetensors"))), "block", "blocks", ""),
+        (len(list(folder.glob(f"{TRAINED}/*.safetensors"))), "training", "trainings", ""),
+    ]
+    return [f"{count} {one if count == 1 else many}{rest}" for count, one, many, rest in found if count]
 
 
 def explain(error: BaseException, *, as_json: bool) -> int:

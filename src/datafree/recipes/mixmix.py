@@ -1,4 +1,7 @@
-"""MixMix as its paper uses it: images from a zoo of networks, blocks reconstructed on them."""
+"""MixMix: images from a zoo of networks, blocks reconstructed on them.
+
+Of the paper only its abstract could be read; BRECQ is an earlier engine of the same authors.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class MixMixRecipe(Request):
     edges: Bits | None = 8
     """Bits of the first and of the last layer's weights; none gives them `weights`."""
     count: int = Field(default=256, ge=2)
-    """Images to synthesize (the paper: 1,024)."""
+    """Images to synthesize."""
     synthesizer: Synthesizer = MixMix()
     """Where images come from; a job that was handed a pack uses that."""
     reconstructor: Reconstructor = BRECQ()
