@@ -37,7 +37,7 @@ class DeepInversion:
     """Steps of Adam."""
     rate: float = Field(default=0.25, gt=0)
     """First learning rate, in quarters of the range of pixels (standard deviations of features)."""
-    statistics: float = Field(default=10.0, ge=0)
+    statistics: float = Field(default=100.0, ge=0)
     """Weight of the remembered statistics beside the class targets."""
     smooth: float = Field(default=1e-3, ge=0)
     """Weight of total variation."""

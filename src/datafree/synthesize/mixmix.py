@@ -1,15 +1,18 @@
 """MixMix: feature mixing over a zoo of teachers, data mixing with exact labels.
 
 Feature mixing: the statistics of `members` teachers, drawn anew for every batch, are matched at once. Data mixing: in
-most steps each image x_a gets a shrunk copy of another, x_b, pasted into a random box, and its label follows the areas,
+every other step each image x_a gets a shrunk copy of another, x_b, pasted into a random box, and its label follows the
+areas,
 
-    x = (1 - M) x_a + M resize(x_b),     lambda = area of the box / area of the image,
-    loss = mean over members of  D_t(x) + labels * ((1 - lambda) CE(f_t(x), y_a) + lambda CE(f_t(x), y_b)),
+    even steps:  mean over members of  D_t(x) + labels * CE(f_t(x), y)
+    odd steps:   mean over members of  labels * ((1 - lambda) CE(f_t(x'), y_a) + lambda CE(f_t(x'), y_b)),
+                 x' = (1 - M) x_a + M resize(x_b),     lambda = area of the box / area of the image,
 
 so that the pixels of a region belong to a class that is known exactly, at several scales, and no image is bound to one
 arrangement of its pixels (Li et al. 2021, version 3: abstract and figures; its settings are not public). How many
-teachers, the box's sides (a third to two thirds) and the weight of labels are ours. The last quarter of the steps sees
-images as they are delivered, unmixed: statistics matched through pasted boxes alone do not hold without them.
+teachers, the box's sides (a third to two thirds), the turns and the weight of labels are ours. Statistics are asked of
+whole images only, as they are delivered; the last quarter of the steps mixes nothing. A weight of 0.1 lets labels rule:
+the teachers become certain of images that other networks doubt, and statistics are lost (`docs/synthesis.md`).
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ class MixMix:
     """Steps of Adam."""
     rate: float = Field(default=0.3, gt=0)
     """First learning rate, in quarters of the range of pixels (standard deviations of features)."""
-    labels: float = Field(default=0.1, ge=0)
+    labels: float = Field(default=0.01, ge=0)
     """Weight of class targets beside the statistics; 0 draws none, and teachers may then differ in classes."""
     precision: Precision = "auto"
     """Numbers the teachers compute in; auto: bfloat16 where the processor multiplies in it."""
@@ -75,19 +78,26 @@ class MixMix:
         mixes = self.mixing and inputs.pixels and min(height, width) > 2
 
         def loss(images: Tensor, step: int) -> Tensor:
-            seen, share, partner = images, 0.0, torch.arange(count)
-            if mixes and step < 0.75 * self.steps:
-                partner = torch.randperm(count, generator=generator)
-                box = random_box(height, width, generator)
-                seen, share = pasted(images, images[partner], box), box[2] * box[3] / (height * width)
+            if mixes and targets is not None and step % 2 and step < 0.75 * self.steps:
+                return mixed_labels(images, targets)
             told = []
             for teacher in prepared:
-                logits, moments, _ = teacher(seen)
+                logits, moments, _ = teacher(images)
                 told.append(teacher.deviation(moments))
                 if targets is not None:
-                    own, other = (F.cross_entropy(logits, wanted) for wanted in (targets, targets[partner]))
-                    told[-1] = told[-1] + self.labels * ((1 - share) * own + share * other)
+                    told[-1] = told[-1] + self.labels * F.cross_entropy(logits, targets)
             return torch.stack(told).mean()
+
+        def mixed_labels(images: Tensor, targets: Tensor) -> Tensor:
+            partner = torch.randperm(count, generator=generator)
+            box = random_box(height, width, generator)
+            share, seen = box[2] * box[3] / (height * width), pasted(images, images[partner], box)
+            told = []
+            for teacher in prepared:
+                logits = teacher(seen)[0]
+                own, other = (F.cross_entropy(logits, wanted) for wanted in (targets, targets[partner]))
+                told.append((1 - share) * own + share * other)
+            return self.labels * torch.stack(told).mean()
 
         start = canvas.leaves(count, generator)
         return descend_spectrum(loss, start, canvas, steps=self.steps, rate=self.rate)
