@@ -8,7 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from datafree.cli.screen import expected
 from datafree.report import render, summarize, summary_of, write_report
+from datafree.report.figures import loss
 from datafree.run import Run
 from datafree.spec import Refusal
 
@@ -155,6 +157,34 @@ def test_a_finished_run_tells_everything(tmp_path):
         "opened afterwards, to measure",
     ):
         assert needle in text, needle
+
+
+def test_what_was_expected_stands_beside_what_was_seen(tmp_path):
+    run = record(tmp_path)
+    assert summary_of(tmp_path)["forecast"] is None
+    assert "Expected loss" not in check(write_report(tmp_path).read_text(encoding="utf-8"))
+    run.log("forecast", model="student", low=0.31, high=1.12, count=128, images_from="drawn pictures")
+    accuracies(run)
+    text = check(write_report(tmp_path).read_text(encoding="utf-8")).replace("\u00a0", " ")
+    assert "Expected loss of top-1: 0.3 to 1.1 points" in text
+    assert "Forecast from 128 drawn pictures; no real image was seen" in text
+    assert "−0.50 0.3 to 1.1 points" in text
+    assert expected(summary_of(tmp_path)["forecast"]).replace("\u00a0", " ") == (
+        "expected loss of top-1: 0.3 to 1.1 points (forecast from 128 drawn pictures; no real image was seen)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (0.0, 0.3, "less than 0.3 points"),
+        (0.44, 0.87, "0.4 to 0.9 points"),
+        (12.4, 25.6, "12 to 26 points"),
+        (None, 1.0, "–"),
+    ],
+)
+def test_a_range_of_points_reads_as_one(low, high, text):
+    assert loss({"low": low, "high": high}).replace("\u00a0", " ") == text
 
 
 def test_the_last_measurement_of_a_kind_counts_and_data_sets_stay_apart(tmp_path):

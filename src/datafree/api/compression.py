@@ -146,9 +146,11 @@ def compress(
     with refusals_noted(run):
         student = recipe.compress(teacher, teacher.inputs, run)
         if pack is not None and not any(entry["event"] == "handed" for entry in run.ledger.entries):
-            run.log("note", text=f"The recipe {name_of(recipe)} needs no images: those of {pack.folder} were not used.")
+            text = f"The recipe {name_of(recipe)} needs no images: those of {pack.folder} only serve to compare."
+            run.log("note", text=text)
         with run.step("compare with the original"):
             compare(student, teacher, run)
+        run.shown = None  # many megabytes that nobody will ask for again
     return Result(teacher=teacher, student=student, recipe=recipe, settings=resolved, run=run)
 
 

@@ -214,6 +214,8 @@ def show_run(folder: Path, *, as_json: bool) -> None:
                 change,
             )
     console.print(shown)
+    if summary["forecast"]:
+        console.print("\n" + screen.expected(summary["forecast"]))
     for text in summary["notes"]:
         console.print("\n" + text, style="dim")
     console.print(f"\nreport  {folder / 'report.html'}\nfile    {folder / 'student.onnx'}")

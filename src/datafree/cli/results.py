@@ -69,6 +69,7 @@ def evaluate(
             {
                 "folder": str(folder),
                 "accuracy": tables,
+                "forecast": summary["forecast"],
                 "fidelity": [f for f in summary["fidelity"] if f.get("data") == name],
             }
         )
@@ -80,7 +81,13 @@ def evaluate(
             found = row["models"][model]
             change = "" if model == "teacher" else figures.points(found["top1"] - first)
             shown.add_row(model, figures.percentage(found["top1"]), f"{found['standard_error']:.2f}", change)
-    screen.results().print(shown)
+    console = screen.results()
+    console.print(shown)
+    if summary["forecast"]:
+        console.print("\n" + screen.expected(summary["forecast"]))
+        for row in tables:
+            change = row["models"]["student"]["top1"] - row["models"]["teacher"]["top1"]
+            console.print(f"seen on {row['data']}: {figures.points(change)} points")
 
 
 def report(folder: Folder, as_json: options.Json = False) -> None:

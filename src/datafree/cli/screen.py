@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -13,6 +14,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from datafree.report import figures
 
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
@@ -52,6 +55,12 @@ def table(*columns: str, right: tuple[int, ...] = ()) -> Table:
     for place, name in enumerate(columns):
         made.add_column(name, justify="right" if place in right else "left", overflow="fold")
     return made
+
+
+def expected(forecast: Mapping[str, Any]) -> str:
+    """A run's `forecast` in a sentence."""
+    source = f"{forecast.get('count', '')} {forecast.get('images_from', 'synthetic images')}"
+    return f"expected loss of top-1: {figures.loss(forecast)} (forecast from {source}; no real image was seen)"
 
 
 class Progress:

@@ -3,37 +3,61 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
-from torch import fx
+from torch import Tensor, fx
 
 from datafree.evaluate.fidelity import fidelity
+from datafree.evaluate.forecast import LEAST_IMAGES, forecast
 from datafree.evaluate.layers import layer_snr
 from datafree.evaluate.probes import DESCRIPTION, probes
 from datafree.graph import ModelGraph, cost
 from datafree.graph.cost import Cost
 from datafree.graph.operators import kind
-from datafree.run import Run
+from datafree.run import Run, held_back
 
 _WORK = 5e10  # multiply-accumulates one network may spend on probes: some seconds on two cores
 _FEWEST, _MOST, _FOR_LAYERS = 32, 512, 8
+_UNLEARNED, _UNUSED = "synthetic images that no repair learned from", "synthetic images of the pack"
+_TELLING = (_UNLEARNED, _UNUSED)
+"""Images from which a forecast is made."""
 
 
 def compare(student: ModelGraph, teacher: ModelGraph, run: Run) -> None:
-    """Note `size` of both, one `layer` for each layer of the student, and `fidelity` on probes (pictures of
-    nothing)."""
+    """Note `size` of both, one `layer` for each layer of the student, and `fidelity` on synthetic images or on probes
+    (pictures of nothing). Where synthetic images are enough, note the `forecast` of the accuracy lost.
+    """
     before, after = cost(teacher), cost(student)
     for name, found in (("teacher", before), ("student", after)):
         run.log("size", model=name, parameters=found.parameters, macs=found.macs, bytes=found.bytes)
     count = int(min(_MOST, max(_FEWEST, _WORK // max(1, before.macs))))
-    x = probes(teacher.inputs, count, run.generator("probes"))
+    x, images_from = _images(teacher, count, run)
     noise = layer_snr(student, teacher, x[: max(_FOR_LAYERS, count // 16)])
-    _note_layers(student, teacher, before, after, noise, run)
+    _note_layers(student, teacher, before, after, noise, images_from, run)
     agreed = fidelity(student, teacher, x)
-    run.log("fidelity", model="student", images_from=DESCRIPTION, **dataclasses.asdict(agreed))
+    run.log("fidelity", model="student", images_from=images_from, **dataclasses.asdict(agreed))
+    if images_from in _TELLING and agreed.count >= LEAST_IMAGES and not math.isnan(agreed.unexplained):
+        told = dataclasses.asdict(forecast(agreed.unexplained, agreed.count))
+        run.log("forecast", model="student", images_from=images_from, count=agreed.count, **told)
+
+
+def _images(teacher: ModelGraph, count: int, run: Run) -> tuple[Tensor, str]:
+    """At most `count` images to compare on, and what they are.
+
+    Images that no repair learned from, where there are enough of them; else all that the recipe was shown, or those
+    that the job was handed and did not use; else probes.
+    """
+    if run.shown is not None and len(held_back(run.shown)) >= LEAST_IMAGES:
+        return held_back(run.shown)[:count], _UNLEARNED
+    if run.shown is not None:
+        return run.shown[:count], "synthetic images that the student may have learned from"
+    if run.images is not None:
+        return run.images[:count], _UNUSED
+    return probes(teacher.inputs, count, run.generator("probes")), DESCRIPTION
 
 
 def _note_layers(
-    student: ModelGraph, teacher: ModelGraph, before: Cost, after: Cost, noise: dict[str, float], run: Run
+    student: ModelGraph, teacher: ModelGraph, before: Cost, after: Cost, noise: dict[str, float], probe: str, run: Run
 ) -> None:
     costs, earlier = {row.node: row for row in after.layers}, {row.node: row for row in before.layers}
     widths = {layer.node: _channels(teacher, layer.weight, layer.kind, layer.groups) for layer in teacher.layers}
@@ -53,7 +77,7 @@ def _note_layers(
             macs=row.macs,
             kept=width / was if was else None,
             snr_db=noise.get(layer.node),
-            probe=DESCRIPTION,
+            probe=probe,
         )
 
 

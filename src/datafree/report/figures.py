@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 _SPACE = "\u00a0"  # a number and its unit stay on one line
 
@@ -62,6 +64,15 @@ def points(value: float | None) -> str:
         return "–"
     rounded = f"{abs(value):.2f}"
     return "0.00" if rounded == "0.00" else f"{'−' if value < 0 else '+'}{rounded}"
+
+
+def loss(forecast: Mapping[str, Any]) -> str:
+    """A range of points lost: 0.31 to 1.12 -> '0.3 to 1.1 points', 0 to 0.3 -> 'less than 0.3 points'."""
+    low, high = forecast.get("low"), forecast.get("high")
+    if low is None or high is None:
+        return "–"
+    least, most = (f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" for value in (low, high))
+    return f"less than {most}{_SPACE}points" if least == "0.0" else f"{least} to {most}{_SPACE}points"
 
 
 def decibels(value: float | None) -> str:

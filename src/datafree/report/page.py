@@ -40,6 +40,7 @@ def render(summary: dict[str, Any]) -> str:
         "percent",
         "percentage",
         "points",
+        "loss",
         "decibels",
         "steps",
         "date",

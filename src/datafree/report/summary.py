@@ -60,6 +60,7 @@ def summarize(entries: Iterable[Entry]) -> dict[str, Any]:
         "latency": latencies,
         "speedup": _ratio(latencies, "median_ms"),
         "fidelity": _latest(_all(entries, "fidelity"), ("model", "images_from", "data")),
+        "forecast": _last(entries, "forecast"),
         "accuracy": _accuracies(entries),
         "parity": _last(entries, "parity"),
         "conformance": _last(entries, "conformance"),

@@ -1,9 +1,9 @@
 """The verb: images from one or several teachers, batch by batch.
 
 A batch depends on its teachers, its method's settings, the seed, its number and its size, and on no other batch. Those
-five, with the kind of device and the number of threads, are hashed to the batch's key. In a run with a folder every finished batch is written there at once under its key,
-so an interrupted synthesis goes on where it stopped, several processes may each make a part, and the images are the
-same as if one process had made them in one go.
+five, with the kind of device and the number of threads, are hashed to the batch's key. In a run with a folder every
+finished batch is written there at once under its key, so an interrupted synthesis goes on where it stopped, several
+processes may each make a part, and the images are the same as if one process had made them in one go.
 """
 
 from __future__ import annotations
