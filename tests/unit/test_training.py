@@ -3,18 +3,18 @@
 import pytest
 import torch
 
+from datafree.functional.augment import augment
 from datafree.graph import ModelGraph, fold_batchnorm, quantizers
 from datafree.graph.blocks import blocks
+from datafree.graph.whole_student import WholeStudent
 from datafree.prune import prune
 from datafree.prune.l1 import L1
 from datafree.recipes.closed_form import ClosedForm
 from datafree.reconstruct import schedule
-from datafree.reconstruct.augment import augment
 from datafree.reconstruct.channel_pruning import ChannelPruning
 from datafree.reconstruct.lessons import Lessons
 from datafree.reconstruct.qat import QAT
 from datafree.reconstruct.reestimate import Reestimate
-from datafree.reconstruct.whole import WholeStudent
 from datafree.run import Run
 from datafree.spec import InputSpec, Refusal
 from zoo import ZOO

@@ -22,11 +22,11 @@ from datafree.graph import ModelGraph, fold_batchnorm
 from datafree.graph.blocks import cut_out
 from datafree.graph.fingerprint import fingerprint
 from datafree.reconstruct.chain import Chain, Part
-from datafree.reconstruct.kept import Changes, Facts, path_of, read_changes, write_changes
 from datafree.reconstruct.optimise import Examples, loss_of, optimise
 from datafree.reconstruct.part import TrainablePart
 from datafree.reconstruct.training import Training
 from datafree.run import Run
+from datafree.run.kept import Changes, Facts, path_of, read_changes, write_changes
 
 _CHUNK = 32  # images run at a time where nothing is learned: bounds the memory of a block's inner values
 _LEAST_SECONDS = 0.1  # below that no step would end in time

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from datafree.graph.fingerprint import fingerprint
-from datafree.reconstruct.kept import read_changes, write_changes
 from datafree.reconstruct.lessons import Lessons
 from datafree.run import Run
 from datafree.run.folder import TRAINED
+from datafree.run.kept import read_changes, write_changes
 
 
 class Checkpoints:

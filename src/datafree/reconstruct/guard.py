@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from datafree.functional.augment import augment
 from datafree.functional.divergence import divergence
 from datafree.graph import ModelGraph
-from datafree.reconstruct.augment import augment
 from datafree.reconstruct.reconstructor import Reconstructor
 from datafree.run import Run, held_back
 from datafree.spec import name_of

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from datafree.functional.augment import augment
 from datafree.graph import ModelGraph
 from datafree.graph.blocks import blocks
 from datafree.graph.watch import watched
-from datafree.reconstruct.augment import augment
+from datafree.graph.whole_student import WholeStudent
 from datafree.reconstruct.counterparts import Counterparts
-from datafree.reconstruct.whole import WholeStudent
 from datafree.run import HELD, Run, held_back
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
-"""What finished blocks became, kept in a run's folder, so that an interrupted reconstruction goes on where it stopped.
+"""States of repairs and trainings, kept in a run's folder, so that an interrupted one goes on where it stopped.
 
 One file for each block: `reconstructed/00007-3f1c9a02b4de.safetensors`, its number and the beginning of its key, the
 sha256 of everything the block's result depends on. Inside lie the changed tensors, and the whole key with a checksum.
+Trainings keep theirs in files of the same form.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from datafree.run import write_atomic
+from datafree.run.atomic import write_atomic
 from datafree.run.folder import RECONSTRUCTED
 from datafree.spec import Refusal
 
