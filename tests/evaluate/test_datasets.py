@@ -205,3 +205,10 @@ def test_other_paths(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(Refusal, match="no pictures"):
         open_dataset(tmp_path / "empty")
+
+
+def test_the_bundled_network_brings_its_test_set():
+    dataset = open_dataset("bundled:digits")
+    assert len(dataset) == 500
+    with pytest.raises(Refusal, match="bundled:letters"):
+        open_dataset("bundled:letters")

@@ -45,6 +45,8 @@ def evaluate(
     - `datafree evaluate small --data cifar10_test.npz`: arrays `images` (uint8 [N, H, W, C]) and `labels`
 
     - `datafree evaluate small --data imagenet/val`: one folder for each class, or a `labels.csv`
+
+    - `datafree evaluate small --data bundled:digits`: the held-out digits of the bundled network
     """
     if data is None:
         raise Refusal("evaluate has nothing to measure on", why="--data is missing", remedy="add --data FILE_OR_FOLDER")

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from datafree.bundled import NETWORKS, test_set_path
 from datafree.evaluate.datasets import Dataset
 from datafree.spec import Refusal
 
@@ -33,11 +34,13 @@ def open_dataset(path: str | Path) -> Dataset:
 
     path: `.npz` with `images` and `labels` (also `test_images`, `test_labels`; `x_test`, `y_test`): uint8
         [N, H, W, C] or [N, H, W], or floating [N, C, H, W] already normalised; a folder, or a tar of one, with
-        `labels.csv` (columns `file`, `label`) or one subfolder per class, numbered in the order of their names
+        `labels.csv` (columns `file`, `label`) or one subfolder per class, numbered in the order of their names; or
+        `bundled:digits`, pictures the bundled network was not trained on
     Raises Refusal for anything else, and for archives that are broken or swell beyond reason. Nothing is ever
     unpacked to disk.
     """
-    path = Path(path)
+    name = str(path).removeprefix("bundled:")
+    path = test_set_path(name) if name != str(path) and name in NETWORKS else Path(path)
     if path.is_dir():
         return open_folder(path)
     if not path.exists():
