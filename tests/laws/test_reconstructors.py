@@ -8,7 +8,7 @@ from datafree.graph import ModelGraph, channel_groups, fold_batchnorm, quantizer
 from datafree.graph.place import weight_nodes
 from datafree.quantize import Nearest, quantize
 from datafree.reconstruct import CATALOGUE
-from datafree.run import Run
+from datafree.run import Run, room
 from datafree.spec import TARGETS, Refusal
 from zoo import ZOO
 
@@ -100,6 +100,14 @@ def test_the_same_seed_gives_the_same_student(name):
 
     assert same(repaired(1), repaired(1))
     assert not same(repaired(1), repaired(2))
+
+
+def test_values_in_files_give_the_same_student(monkeypatch):
+    teacher = traced("residual")
+    student, x, method = rounded(teacher), images(teacher), CATALOGUE["genie_m"](**SETTINGS)
+    alone = state(method.reconstruct(student, teacher, x, Run()))
+    monkeypatch.setattr(room, "MAPPED", 1)
+    assert same(alone, state(method.reconstruct(student, teacher, x, Run())))
 
 
 def test_what_a_run_of_another_seed_left_is_not_taken(tmp_path):

@@ -2,7 +2,8 @@
 
 At any time three sets of values are held: what the student's block reads, what the teacher's block reads, and what the
 teacher's block puts out. A finished block turns its own input into the next one's, so that a whole forward pass is
-never made again and memory does not grow with depth.
+never made again and memory does not grow with depth. Large sets lie in files (`run.room`): memory does not grow with
+the number of images either.
 
 A part (a block, or a layer of it) is judged on images it was not trained on. Where its error did not fall there, it
 stays as it was.
@@ -14,6 +15,7 @@ import hashlib
 import math
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, fx
@@ -27,6 +29,7 @@ from datafree.reconstruct.part import TrainablePart
 from datafree.reconstruct.training import Training
 from datafree.run import Run
 from datafree.run.kept import Changes, Facts, path_of, read_changes, write_changes
+from datafree.run.room import room
 
 _CHUNK = 32  # images run at a time where nothing is learned: bounds the memory of a block's inner values
 _LEAST_SECONDS = 0.1  # below that no step would end in time
@@ -69,7 +72,7 @@ class _Walk:
         key = self._key(images) if folder is not None else ""
         mine = theirs = images.to(self.training.dtype)
         for index, block in enumerate(self.chain.blocks):
-            target = run_rows(self.chain.theirs(block), theirs)
+            target = run_rows(self.chain.theirs(block), theirs, folder)
             path = path_of(folder, index, key) if folder is not None else None
             found = read_changes(path, key) if path is not None else None
             if found is None:
@@ -85,7 +88,7 @@ class _Walk:
             for fact in facts:
                 self.run.log("reconstructed", **fact)
             if index + 1 < len(self.chain):
-                mine = run_rows(self.chain.mine(block), mine)
+                mine = run_rows(self.chain.mine(block), mine, folder)
                 theirs = target
 
     def _reconstruct(self, index: int, mine: Tensor, theirs: Tensor, target: Tensor) -> tuple[Changes, list[Facts]]:
@@ -97,9 +100,9 @@ class _Walk:
         for place, part in enumerate(self.chain.parts[index]):
             wanted, reads = target, mine
             if part.answer != block.output:
-                wanted = run_rows(cut_out(self.teacher, block.input, part.answer), theirs)
+                wanted = run_rows(cut_out(self.teacher, block.input, part.answer), theirs, self.run.folder)
             if part.source != own:
-                reads = run_rows(cut_out(self.student, own, part.source), mine)
+                reads = run_rows(cut_out(self.student, own, part.source), mine, self.run.folder)
             weights = self._fisher(part.answer, wanted) if training.fisher else None
             examples = Examples(
                 mine=reads,
@@ -167,8 +170,11 @@ class _Walk:
         return digest.hexdigest()
 
 
-def run_rows(module: fx.GraphModule, values: Tensor) -> Tensor:
-    """The module's answer to all rows, a chunk at a time, in the precision of the input. values: [N, ...]"""
+def run_rows(module: fx.GraphModule, values: Tensor, folder: Path | None) -> Tensor:
+    """The module's answer to all rows, a chunk at a time, in the precision of the input.
+
+    values: [N, ...]; folder: where large answers may lie
+    """
     whole: Tensor | None = None
     with torch.no_grad():
         for start in range(0, len(values), _CHUNK):
@@ -176,7 +182,7 @@ def run_rows(module: fx.GraphModule, values: Tensor) -> Tensor:
             answer = module(rows)
             each = len(answer) // len(rows)  # windows of a picture are rows of their own
             if whole is None:
-                whole = torch.empty(each * len(values), *answer.shape[1:], dtype=values.dtype, device=values.device)
+                whole = room((each * len(values), *answer.shape[1:]), values.dtype, values.device, folder)
             whole[each * start : each * start + len(answer)] = answer
     assert whole is not None
     return whole

@@ -23,7 +23,10 @@ _JUDGED = 32  # held-back images at a time: each such batch is seen from another
 
 
 class Lessons:
-    """Images, teacher and a trainable student. teacher: BatchNorms folded; terms: what the loss is made of"""
+    """Images, teacher and a trainable student. teacher: BatchNorms folded; terms: what the loss is made of
+
+    images: [N, C, H, W], shared, not copied: they may be most of what a job holds; learned: indices of those that train
+    """
 
     def __init__(self, student: ModelGraph, teacher: ModelGraph, images: Tensor, terms: QAT, run: Run) -> None:
         self.terms, self.device, self.inputs = terms, run.device, teacher.inputs
@@ -41,12 +44,12 @@ class Lessons:
         for parameter in self.teacher.parameters():
             parameter.requires_grad_(False)
         rows = torch.arange(len(images))
-        self.held, self.learned = held_back(images), images[rows % HELD != 0]
+        self.images, self.held, self.learned = images, held_back(images), rows[rows % HELD != 0]
 
     def batch(self, generator: torch.Generator) -> Tensor:
         """Images to learn from, augmented, on the device."""
-        rows = torch.randint(len(self.learned), (min(self.terms.batch, len(self.learned)),), generator=generator)
-        return augment(self.learned[rows], self.inputs, self.terms.mixed, generator).to(self.device)
+        drawn = torch.randint(len(self.learned), (min(self.terms.batch, len(self.learned)),), generator=generator)
+        return augment(self.images[self.learned[drawn]], self.inputs, self.terms.mixed, generator).to(self.device)
 
     def loss(self, x: Tensor) -> Tensor:
         """Mean over the images x [N, C, H, W]."""
