@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from datafree.export.names import describe_names, restore_names
 from datafree.export.preprocess import describe_inputs, inputs_of
 from datafree.graph import ModelGraph
 from datafree.graph.biases import quantizer_of
@@ -101,6 +102,7 @@ def export_pt2(graph: ModelGraph, path: str | Path) -> dict[str, Any]:
     {"file", "bytes", "packed_weights"}. Raises Refusal when the folder cannot be written.
     """
     path, graph = Path(path), graph.copy()
+    names = describe_names(graph)
     weights, activations = _pack_weights(graph), _plain_activations(graph)
     example = (torch.zeros(2, *graph.inputs.shape),)
     batch = ({0: torch.export.Dim("batch", min=1)},)
@@ -114,7 +116,8 @@ def export_pt2(graph: ModelGraph, path: str | Path) -> dict[str, Any]:
             ):  # of a type that cannot change; it would stay for ever
                 program.graph_module.graph.erase_node(node)
         program.example_inputs = None  # they would be stored: megabytes of zeros
-        extra = json.dumps({"inputs": describe_inputs(graph.inputs), "weights": weights, "activations": activations})
+        described = {"inputs": describe_inputs(graph.inputs), "weights": weights, "activations": activations}
+        extra = json.dumps({**described, "names": names})
         saved = io.BytesIO()  # in memory first: on a full disk PyTorch's own writer ends the whole process
         torch.export.save(program, saved, extra_files={_EXTRA: extra})
         with write_atomic(path) as temporary:
@@ -171,7 +174,7 @@ def _plain_activations(graph: ModelGraph) -> dict[str, dict[str, Any]]:
 def load_pt2(path: str | Path, inputs: InputSpec | None = None) -> ModelGraph:
     """The graph that `export_pt2` wrote, with its quantizers; any other exported program as the door reads it.
 
-    inputs: needed only for a file that datafree did not write
+    inputs: what a file eats that datafree did not write
 
     Raises Refusal when the file is broken or hostile, or when nothing says what it eats.
     """
@@ -184,12 +187,14 @@ def load_pt2(path: str | Path, inputs: InputSpec | None = None) -> ModelGraph:
             why="it was not written by datafree",
             remedy="pass inputs=InputSpec(...)",
         )
-    graph = ModelGraph(module=module, inputs=inputs or inputs_of(extra["inputs"]))  # type: ignore[index]
+    told = inputs_of(extra["inputs"]) if extra is not None else inputs
+    graph = ModelGraph(module=module, inputs=told)  # type: ignore[arg-type]
     for place, described in (extra or {}).get("activations", {}).items():
         _restore_activation(graph, place, dict(described))
     for name, described in (extra or {}).get("weights", {}).items():
         _restore_weight(graph, name, dict(described))
     graph.clean()
+    restore_names(graph, (extra or {}).get("names", {}))
     return graph
 
 

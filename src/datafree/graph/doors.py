@@ -110,6 +110,13 @@ def _refuse_strangers(name: str, student: ModelGraph, teacher: ModelGraph) -> No
             why=f"it eats {list(student.inputs.shape)}, the teacher {list(teacher.inputs.shape)}",
             remedy="choose a student for the teacher's input",
         )
+    for what in ("mean", "std", "order"):
+        if getattr(student.inputs, what) != getattr(teacher.inputs, what):
+            raise Refusal(
+                f"{name} cannot learn from this teacher",
+                why=f"its input's {what} is {getattr(student.inputs, what)}, the teacher's {getattr(teacher.inputs, what)}",
+                remedy="choose a student that sees the same pixels",
+            )
     with torch.no_grad():
         mine, theirs = (graph(torch.zeros(2, *teacher.inputs.shape)) for graph in (student, teacher))
     shapes = [list(answer.shape[1:]) if isinstance(answer, torch.Tensor) else None for answer in (mine, theirs)]
