@@ -16,7 +16,7 @@ from torch import nn
 
 from datafree.api.job import note_start, refusals_noted, refuse_missing_device
 from datafree.api.result import Result
-from datafree.api.scalars import follow
+from datafree.api.scalars import follow, refuse_missing
 from datafree.api.stored import is_stored, open_stored
 from datafree.evaluate.compare import compare
 from datafree.graph import ModelGraph
@@ -26,7 +26,10 @@ from datafree.graph.renormalize import renormalize
 from datafree.pack import Pack, open_pack
 from datafree.recipes.settings import build, choose, describe, to_yaml
 from datafree.run import Run, check_folder, claim_folder
+from datafree.run.ranks import Ranks
 from datafree.spec import TARGETS, InputSpec, Refusal, name_of
+
+ALONE = Ranks()
 
 
 def compress(
@@ -86,6 +89,7 @@ def carry_out(
     folder: str | Path | None = None,
     force: bool = False,
     scalars: bool = False,
+    ranks: Ranks = ALONE,
     watch: Callable[[str, str, float], None] | None = None,
     command: str | None = None,
 ) -> Result:
@@ -93,12 +97,15 @@ def carry_out(
 
     student: a network that is to learn, where the recipe takes one and its settings cannot name it
     scalars: write the ledger's figures as TensorBoard events too, into the folder
+    ranks: the processes that work on it together; the first one writes, the others keep ledgers of their own
 
     The rest as `compress` says. Raises Refusal as it does.
     """
     begun = time.time()
     if hasattr(recipe, "target"):
         choose(recipe.target, TARGETS, "target")
+    if scalars:
+        refuse_missing()
     refuse_missing_device(device)
     if folder is not None:
         check_folder(Path(folder), force=force)
@@ -133,32 +140,32 @@ def carry_out(
         begun=begun,
     )
     if folder is not None:
-        claim_folder(Path(folder), to_yaml(resolved), force=force)
-        run.keep_in(Path(folder))
-        if scalars:
+        if ranks.first:
+            claim_folder(Path(folder), to_yaml(resolved), force=force)
+        ranks.agree(0.0)  # nobody looks for kept states before an earlier run's are gone
+        run.keep_in(Path(folder), "ledger.jsonl" if ranks.first else f"ledger.{ranks.rank}.jsonl")
+        if scalars and ranks.first:
             follow(run, Path(folder))
     with refusals_noted(run):
-        student = recipe.compress(teacher, teacher.inputs, run, **handed)
+        made: ModelGraph = recipe.compress(teacher, teacher.inputs, run, **handed)
         if pack is not None and not any(entry["event"] == "handed" for entry in run.ledger.entries):
             text = f"The recipe {name_of(recipe)} needs no images: those of {pack.folder} only serve to compare."
             run.log("note", text=text)
         with run.step("compare with the original"):
-            compare(student, teacher, run)
+            compare(made, teacher, run)
         run.shown = run.judges = None  # many megabytes that nobody will ask for again
-    return Result(teacher=teacher, student=student, recipe=recipe, settings=resolved, run=run)
+    return Result(teacher=teacher, student=made, recipe=recipe, settings=resolved, run=run, first=ranks.first)
 
 
 def _students(recipe: Any, given: Any, teacher: ModelGraph, run: Run) -> dict[str, ModelGraph]:
     """What `recipe.compress` is handed beside the teacher: a student, where one is given, or where the recipe names
     what an earlier job has left.
     """
-    named = getattr(recipe, "student", None)
-    if given is None and not (named and is_stored(named)):
+    named: str = getattr(recipe, "student", None) or ""
+    if given is None and not is_stored(named):
         return {}
     with run.step("open the student"):
-        if given is None:
-            given = open_stored(named, teacher)
-        return {"student": open_student(given, teacher)}
+        return {"student": open_student(given or open_stored(named, teacher), teacher)}
 
 
 def _hand_over(pack: Pack, teacher: ModelGraph, name: str, run: Run) -> None:

@@ -28,6 +28,7 @@ class Result:
     recipe: the recipe, with all its settings
     settings: what `settings.yaml` says
     run: seed, device and ledger
+    first: whether this process writes, of those that worked on the job together
     """
 
     teacher: ModelGraph
@@ -35,6 +36,7 @@ class Result:
     recipe: Any
     settings: Mapping[str, Any]
     run: Run
+    first: bool = True
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -47,8 +49,12 @@ class Result:
         folder: where to; by default where `compress` was told to keep its run
         force: replace an earlier run of other settings
 
-        Raises Refusal when the folder cannot be written, or the student cannot be exported. Returns the folder.
+        Of several processes that worked together only the first writes. Returns the folder.
+
+        Raises Refusal when the folder cannot be written, or the student cannot be exported.
         """
+        if not self.first and self.run.folder is not None:
+            return self.run.folder
         if folder is not None and (self.run.folder is None or Path(folder) != self.run.folder):
             claim_folder(Path(folder), to_yaml(self.settings), force=force)
             self.run.keep_in(Path(folder))

@@ -13,7 +13,7 @@ FILE = "student.pt2"
 
 def is_stored(name: str | os.PathLike[str]) -> bool:
     """Whether a name is that of a folder or an exported program, and not of an architecture."""
-    return str(name).endswith(".pt2") or Path(name).is_dir()
+    return str(name).endswith(".pt2") or (bool(name) and Path(name).is_dir())
 
 
 def open_stored(name: str | Path, teacher: ModelGraph) -> ModelGraph:

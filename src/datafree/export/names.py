@@ -43,7 +43,7 @@ def restore_names(graph: ModelGraph, described: Described) -> None:
     # A file's names end up in generated code: what is no name is not taken.
     if sorted(found) != sorted(key for key, rows in told.items() for _ in rows) or not all(map(_is_name, names)):
         return
-    made, renamed = fx.Graph(), {}
+    made, renamed = fx.Graph(), dict[fx.Node, fx.Node]()
     for node, key in zip(nodes, found):
         name, paths = told[key].pop(0)
         arguments = fx.map_arg((node.args, node.kwargs), renamed.__getitem__)

@@ -111,15 +111,16 @@ def _refuse_strangers(name: str, student: ModelGraph, teacher: ModelGraph) -> No
             remedy="choose a student for the teacher's input",
         )
     for what in ("mean", "std", "order"):
-        if getattr(student.inputs, what) != getattr(teacher.inputs, what):
+        mine, theirs = getattr(student.inputs, what), getattr(teacher.inputs, what)
+        if mine != theirs:
             raise Refusal(
                 f"{name} cannot learn from this teacher",
-                why=f"its input's {what} is {getattr(student.inputs, what)}, the teacher's {getattr(teacher.inputs, what)}",
+                why=f"its input's {what} is {mine}, the teacher's {theirs}",
                 remedy="choose a student that sees the same pixels",
             )
     with torch.no_grad():
-        mine, theirs = (graph(torch.zeros(2, *teacher.inputs.shape)) for graph in (student, teacher))
-    shapes = [list(answer.shape[1:]) if isinstance(answer, torch.Tensor) else None for answer in (mine, theirs)]
+        answers = [graph(torch.zeros(2, *teacher.inputs.shape)) for graph in (student, teacher)]
+    shapes = [list(answer.shape[1:]) if isinstance(answer, torch.Tensor) else None for answer in answers]
     if shapes[0] != shapes[1] or shapes[0] is None:
         said = ["no single tensor" if shape is None else f"{shape} numbers" for shape in shapes]
         raise Refusal(

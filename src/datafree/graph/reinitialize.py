@@ -54,11 +54,11 @@ def reinitialize(graph: ModelGraph, generator: torch.Generator) -> tuple[ModelGr
             name = graph.source(argument)
             if name is not None:
                 drawn[name] = torch.full_like(graph.tensor(name), value)
-    for name, value in drawn.items():
-        graph.set_tensor(name, value)
+    for name, tensor in drawn.items():
+        graph.set_tensor(name, tensor)
     return graph, [name for name, _ in graph.module.named_parameters() if name not in drawn]
 
 
 def _inputs_of_one_output(graph: ModelGraph, layer: Layer) -> int:
-    """PyTorch's `fan_in`: of a weight [O, I / groups, k, k] all but O; of a transposed one it counts the same places."""
+    """PyTorch's `fan_in`: of a weight [O, I / groups, k, k] all but O; of a transposed one the same places."""
     return graph.tensor(layer.weight)[0].numel()
