@@ -29,6 +29,7 @@ def make_student(
     width: float | None = None,
     start: str | Path = "teacher",
     method: Any = METHOD,
+    settings: Mapping[str, Any] | None = None,
     weights: int | None = None,
     activations: int | None = None,
     prune: float | None = None,
@@ -45,7 +46,6 @@ def make_student(
     tensorboard: bool = False,
     watch: Callable[[str, str, float], None] | None = None,
     command: str | None = None,
-    **settings: Any,
 ) -> Result:
     """Teach a student what the teacher knows, without data.
 
@@ -57,7 +57,8 @@ def make_student(
     start: what a narrowed teacher begins with: `teacher`, the weights it keeps; or `random`
     criterion: which channels go, a criterion or its name
     weights, activations: bits, None for float; a student that is rounded learns through its rounding
-    method: a distiller's name, or a distiller; settings: its settings by name (`datafree show choi2020`)
+    method: a distiller's name, or a distiller; settings: its settings, such as `{"rounds": 500}` (`datafree show
+        choi2020`)
     tensorboard: write the ledger's figures as TensorBoard events too, into the folder
     minutes, seed, device, folder, force, watch, command: as `compress` takes them
 
@@ -79,7 +80,7 @@ def make_student(
     elif student is not None and handed is None:
         asked |= {"student": str(student)}
     if isinstance(method, str):
-        method = build(choose(method, CATALOGUE, "method"), settings)
+        method = build(choose(method, CATALOGUE, "method"), settings or {})
     elif settings:
         raise ValueError(f"the method is ready made; {', '.join(settings)} cannot be set beside it")
     return carry_out(

@@ -13,13 +13,6 @@ from datafree.cli import failure, options, screen
 from datafree.cli.compress import show_run
 from datafree.spec import Refusal
 
-_JOBS = (
-    "student", "width", "start", "method", "criterion", "target", "inputs", "checkpoint", "student_checkpoint",
-    "minutes", "seed", "device", "folder", "force", "tensorboard", "watch", "command", "weights", "activations",
-    "prune",
-)  # fmt: skip
-"""What `--set` cannot reach: these are options of their own."""
-
 
 def distill(
     model: options.OptionalModel = None,
@@ -129,11 +122,6 @@ def distill(
     from datafree.recipes.settings import overrides as parsed
 
     bits = {**options.bits_from("weights", weights), **options.bits_from("activations", activations)}
-    settings = parsed(overrides or [])
-    for name in settings:
-        if name in _JOBS:
-            option = f"--{name.replace('_', '-')}"
-            raise Refusal(f"--set {name} is not a method's setting", why="it is the job's", remedy=f"write {option}")
     job: dict[str, Any] = {} if method is None else {"method": method}
     rank, _ = options.place()
     with failure.resumable(out), screen.Progress(quiet=quiet or rank > 0) as watch:
@@ -158,9 +146,9 @@ def distill(
             tensorboard=tensorboard,
             watch=watch,
             command=shlex.join(["datafree", *sys.argv[1:]]),
+            settings=parsed(overrides or []),
             **bits,
             **job,
-            **settings,
         )
         result.save()
     if result.first:

@@ -27,8 +27,8 @@ def compare(student: ModelGraph, teacher: ModelGraph, run: Run) -> None:
     """Note `size` of both, one `layer` for each layer of the student, and `fidelity` on synthetic images or on probes
     (pictures of nothing). Where synthetic images are enough, note the `forecast` of the accuracy lost.
 
-    A student of another architecture shares no layers with its teacher, and the forecast's law was fitted on students
-    that do: it is compared by its answers alone.
+    A student of another architecture shares no layers with its teacher: it is compared by its answers alone. Students
+    that a recipe gives judges for have learned another network's answers; the forecast's law was not fitted on such.
     """
     before, after = cost(teacher), cost(student)
     for name, found in (("teacher", before), ("student", after)):
@@ -40,7 +40,7 @@ def compare(student: ModelGraph, teacher: ModelGraph, run: Run) -> None:
     _note_layers(student, teacher if related else None, before, after, noise, images_from, run)
     agreed = fidelity(student, teacher, x)
     run.log("fidelity", model="student", images_from=images_from, **dataclasses.asdict(agreed))
-    telling = related and images_from in _TELLING and agreed.count >= LEAST_IMAGES
+    telling = run.judges is None and images_from in _TELLING and agreed.count >= LEAST_IMAGES
     if telling and not math.isnan(agreed.unexplained):
         told = dataclasses.asdict(forecast(agreed.unexplained, agreed.count))
         run.log("forecast", model="student", images_from=images_from, count=agreed.count, **told)
