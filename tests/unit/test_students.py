@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.parity.observed_ranges import quantize_observed
+from tests.zoo import ZOO
 from torch import nn
 
 from datafree.graph import ModelGraph, channel_groups, fold_batchnorm
@@ -13,8 +15,6 @@ from datafree.prune import prune
 from datafree.prune.l1 import L1
 from datafree.run import Run
 from datafree.spec import InputSpec, Refusal
-from tests.parity.observed_ranges import quantize_observed
-from tests.zoo import ZOO
 
 
 @pytest.fixture(scope="module")
