@@ -20,8 +20,8 @@ from datafree.synthesize.dead_leaves import dead_leaves
 from datafree.synthesize.descent import descend_pixels, descend_spectrum
 from datafree.synthesize.lis import draw_staff
 from datafree.synthesize.patches import draw_pairs, patch_nodes, similarity_entropy
-from datafree.synthesize.prepared import classes_of, fastest, prepare
-from datafree.synthesize.statistics import known_statistics, statistics_loss
+from datafree.graph.prepared import classes_of, fastest, prepare
+from datafree.graph.statistics import known_statistics, statistics_loss
 from datafree.synthesize.targets import draw_targets, hardness_weighted
 from datafree.synthesize.views import flipped, jittered, pasted, random_box, total_variation
 from zoo import INPUTS, ZOO

@@ -25,7 +25,7 @@ from datafree.graph import Layer, ModelGraph, fold_batchnorm, quantizers
 from datafree.graph.arguments import bind
 from datafree.graph.fold import set_bias
 from datafree.graph.operators import kind
-from datafree.reconstruct.counterparts import Counterparts
+from datafree.graph.counterparts import Counterparts
 from datafree.run import Run, held_back
 from datafree.spec import Paper, Refusal, method
 

@@ -13,7 +13,7 @@ from datafree.graph import ModelGraph
 from datafree.graph.blocks import blocks
 from datafree.graph.watch import watched
 from datafree.graph.whole_student import WholeStudent
-from datafree.reconstruct.counterparts import Counterparts
+from datafree.graph.counterparts import Counterparts
 from datafree.run import HELD, Run, held_back
 
 if TYPE_CHECKING:

@@ -26,8 +26,9 @@ FILES = (
 )
 """What a run writes beside images and states; nothing else in a folder is ever touched."""
 
-RECONSTRUCTED, TRAINED = "reconstructed", "trained"
-"""Where repairs keep what they have reached, one safetensors file for each part or training."""
+RECONSTRUCTED, TRAINED, DISTILLED = "reconstructed", "trained", "distilled"
+"""Where repairs keep what they have reached, one safetensors file for each part or training; a game against a generator
+has two, its last state and the one before."""
 
 
 def check_folder(folder: Path, *, force: bool = False) -> None:
@@ -79,7 +80,7 @@ def join_folder(folder: Path, settings: str, *, goes_on: Callable[[str], bool], 
 
 
 def _states_in(folder: Path) -> list[Path]:
-    return [path for name in (RECONSTRUCTED, TRAINED) for path in (folder / name).glob("*.safetensors")]
+    return [path for name in (RECONSTRUCTED, TRAINED, DISTILLED) for path in (folder / name).glob("*.safetensors")]
 
 
 def _text(path: Path) -> str:

@@ -16,7 +16,7 @@ from datafree.graph import ModelGraph
 from datafree.run import Run
 from datafree.spec import InputSpec, Paper, method
 from datafree.synthesize.canvas import Canvas
-from datafree.synthesize.prepared import check_teachers
+from datafree.graph.prepared import check_teachers
 
 
 @method

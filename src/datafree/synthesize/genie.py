@@ -24,7 +24,7 @@ from datafree.run import Run
 from datafree.spec import InputSpec, Paper, method
 from datafree.synthesize.canvas import Canvas
 from datafree.synthesize.descent import descend
-from datafree.synthesize.prepared import Precision, check_teachers, prepare
+from datafree.graph.prepared import Precision, check_teachers, prepare
 
 
 @method

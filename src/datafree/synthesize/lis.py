@@ -27,7 +27,7 @@ from datafree.run import Run
 from datafree.spec import InputSpec, Paper, method
 from datafree.synthesize.canvas import Canvas
 from datafree.synthesize.descent import descend_spectrum
-from datafree.synthesize.prepared import Precision, check_teachers, classes_of, prepare
+from datafree.graph.prepared import Precision, check_teachers, classes_of, prepare
 from datafree.synthesize.targets import draw_targets
 
 

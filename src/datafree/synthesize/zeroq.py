@@ -21,8 +21,8 @@ from datafree.run import Run
 from datafree.spec import InputSpec, Paper, method
 from datafree.synthesize.canvas import Canvas
 from datafree.synthesize.descent import descend_pixels
-from datafree.synthesize.prepared import Precision, check_teachers, prepare
-from datafree.synthesize.statistics import deviations
+from datafree.graph.prepared import Precision, check_teachers, prepare
+from datafree.graph.statistics import deviations
 
 
 @method

@@ -21,7 +21,7 @@ from datafree.graph.operators import kind
 from datafree.graph.watch import watched
 from datafree.nn.swing import Swing
 from datafree.spec import InputSpec, Refusal
-from datafree.synthesize.statistics import Statistics, deviations, known_statistics
+from datafree.graph.statistics import Statistics, deviations, known_statistics
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
