@@ -26,12 +26,12 @@ from benchmarks.architectures import randomise
 from benchmarks.manifest import NETWORKS, REPOSITORY, load
 from benchmarks.provenance import provenance
 from datafree.graph import ModelGraph
+from datafree.graph.statistics import statistics_loss
 from datafree.graph.zoos import ZOOS
 from datafree.recipes.settings import build, choose, describe
 from datafree.run import Run, write_atomic
 from datafree.spec import InputSpec, Refusal
 from datafree.synthesize import CATALOGUE, synthesize
-from datafree.graph.statistics import statistics_loss
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "synthesis.csv"
 TEACHERS = ("resnet20_c10", "torchvision:resnet18")

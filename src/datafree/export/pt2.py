@@ -1,8 +1,8 @@
 """`student.pt2`: the same network for PyTorch, with packed weights, that loads where `datafree` is not installed.
 
-Weights are stored as integers (8 bits: one a byte; 3 and 4: two; 2: four; 1: eight) under the names of the user's model, and the
-graph itself brings them to float with plain ATen operators. Activation quantizers are plain operators too: PyTorch's
-own fake quantization cannot be exported (2.15: no implementation for fake tensors).
+Weights are stored as integers (8 bits: one a byte; 3 and 4: two; 2: four; 1: eight) under the names of the user's
+model, and the graph itself brings them to float with plain ATen operators. Activation quantizers are plain operators
+too: PyTorch's own fake quantization cannot be exported (2.15: no implementation for fake tensors).
 """
 
 from __future__ import annotations

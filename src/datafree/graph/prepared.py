@@ -18,10 +18,10 @@ from datafree.functional.moments import image_moments
 from datafree.graph import ModelGraph, fold_batchnorm
 from datafree.graph.arguments import bind, op_name
 from datafree.graph.operators import kind
+from datafree.graph.statistics import Statistics, deviations, known_statistics
 from datafree.graph.watch import watched
 from datafree.nn.swing import Swing
 from datafree.spec import InputSpec, Refusal
-from datafree.graph.statistics import Statistics, deviations, known_statistics
 
 Precision = Literal["auto", "float32", "bfloat16"]
 

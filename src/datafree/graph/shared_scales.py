@@ -1,7 +1,7 @@
-"""BatchNorms rewritten so that a channel is one number: y = s (r (x - mean) / std + b), and s = 0 leaves nothing of it.
+"""BatchNorms rewritten so that a channel is one number: y = s (r (x - mean) / std + b), and s = 0 leaves nothing.
 
-Network slimming (Liu et al. 2017, 1708.06519) drives gamma to 0, but gamma = 0 leaves the constant beta. Zhu et al. 2020
-(2010.07334) let s multiply the bias too, and share s among the blocks of a residual group, whose channels can only go
+Network slimming (Liu et al. 2017, 1708.06519) drives gamma to 0, but gamma = 0 leaves the constant beta. Zhu et al.
+2020 (2010.07334) let s multiply the bias too, and share s among the blocks of a residual group, whose channels can only go
 together. Here the sharing is read off the graph: the channels of one `ChannelGroup` live and die together, so all
 BatchNorms that scale a channel of it share its s. In a pre-activation wide ResNet that gives the paper's rule: a
 BatchNorm inside a block has an s of its own, those that read a residual stream share the stream's, and the first of a
@@ -224,7 +224,5 @@ def _survives(made: SharedScales, found: ChannelMap, place: int) -> str | None:
     for value, places in mine.items():
         for dim, rows in places:
             if bool(values[value].index_select(dim, rows.to(scales.device)).any()):
-                return (
-                    f"{readers[value]} reads its channels past their BatchNorms, or through what makes of 0 something"
-                )
+                return f"{readers[value]} reads its channels past their BatchNorms, or where 0 became something"
     return None

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from datafree.functional.moments import image_moments
 from datafree.graph import ModelGraph
+from datafree.graph.statistics import deviations, known_statistics
 from datafree.graph.watch import watched
 from datafree.spec import Refusal
-from datafree.graph.statistics import deviations, known_statistics
 
 
 class Reached:
