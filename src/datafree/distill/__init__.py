@@ -1,0 +1,10 @@
+"""Distillation without data: a generator plays against the student, and both learn."""
+
+from datafree.distill.choi2020 import Choi2020
+from datafree.distill.distiller import Distiller
+
+CATALOGUE = {
+    "choi2020": Choi2020,
+}
+
+__all__ = ["CATALOGUE", "Choi2020", "Distiller"]
