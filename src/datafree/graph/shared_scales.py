@@ -1,9 +1,9 @@
 """BatchNorms rewritten so that a channel is one number: y = s (r (x - mean) / std + b), and s = 0 leaves nothing.
 
 Network slimming (Liu et al. 2017, 1708.06519) drives gamma to 0, but gamma = 0 leaves the constant beta. Zhu et al.
-2020 (2010.07334) let s multiply the bias too, and share s among the blocks of a residual group, whose channels can only go
-together. Here the sharing is read off the graph: the channels of one `ChannelGroup` live and die together, so all
-BatchNorms that scale a channel of it share its s. In a pre-activation wide ResNet that gives the paper's rule: a
+2020 (2010.07334) let s multiply the bias too, and share s among the blocks of a residual group, whose channels can
+only go together. Here the sharing is read off the graph: the channels of one `ChannelGroup` live and die together, so
+all BatchNorms that scale a channel of it share its s. In a pre-activation wide ResNet that gives the paper's rule: a
 BatchNorm inside a block has an s of its own, those that read a residual stream share the stream's, and the first of a
 group of blocks, which still reads the group before, shares that one's. In networks that add behind the BatchNorm
 (He et al. 2016) the stem, the last BatchNorms of the blocks and the shortcut's share one s.
@@ -33,6 +33,8 @@ from datafree.spec import Refusal
 
 SCALES = "shared_scales.s"
 """Name of the tensor that holds the scales of all groups, [S]."""
+ALIVE = "shared_scales.alive"
+"""Name of the tensor they are multiplied by, [S]: 1, or 0 where a channel is out for good while the rest learns on."""
 
 _BIAS_LIMIT = 10.0
 
@@ -57,7 +59,7 @@ class ScaledNorm:
 class SharedScales:
     """A graph whose BatchNorms are rewritten.
 
-    graph: computes what the graph it was made from computes; s and every b are stored tensors of it
+    graph: computes what the graph it was made from computes; s, every b and `ALIVE` are stored tensors of it
     groups: served group -> where its channels' scales begin among the S
     left: group that can be cut but is not served -> why
     """
@@ -82,13 +84,27 @@ class SharedScales:
 
         scales: [S]; groups that lose nothing are left out
         """
-        found = {}
-        for name, (group, start) in self.groups.items():
-            own = scales[start : start + group.size].abs().cpu()
-            gone = own < threshold
-            gone[own.argmax()] = False
-            if bool(gone.any()):
-                found[name] = gone
+        gone = (scales.abs().cpu() < threshold) & ~self._largest(scales)
+        found = {name: gone[start : start + group.size] for name, (group, start) in self.groups.items()}
+        return {name: mask for name, mask in found.items() if bool(mask.any())}
+
+    def threshold(self, scales: Tensor, ratio: float) -> float:
+        """The threshold below which this share of all served channels lies, as nearly as can be while each group keeps
+        its largest. scales: [S], ratio: [0, 1)
+        """
+        count = round(ratio * len(scales))
+        free = scales.abs().cpu()[~self._largest(scales)].sort().values
+        if count == 0 or not len(free):
+            return 0.0
+        if count >= len(free):
+            return float("inf")
+        return float((free[count - 1].double() + free[count].double()) / 2)
+
+    def _largest(self, scales: Tensor) -> Tensor:
+        """bool [S]: the largest |s| of every group."""
+        found = torch.zeros(len(scales), dtype=torch.bool)
+        for group, start in self.groups.values():
+            found[start + int(scales[start : start + group.size].abs().argmax())] = True
         return found
 
     def merged(self, trained: ModelGraph) -> ModelGraph:
@@ -97,7 +113,7 @@ class SharedScales:
         trained: `graph`, or a copy whose tensors have other values
         """
         made = trained.copy()
-        scales = made.tensor(SCALES)
+        scales = made.tensor(SCALES) * made.tensor(ALIVE)
         for scaled in self.norms:
             served = (scaled.place >= 0).to(scales.device)
             s = torch.where(served, scales[scaled.place.clamp(min=0).to(scales.device)], torch.ones_like(scales[:1]))
@@ -156,6 +172,7 @@ def _rewritten(graph: ModelGraph, found: ChannelMap, served: set[int]) -> Shared
             chosen.append((norm, place))
     scales = _initial(graph, chosen, total)
     made.set_tensor(SCALES, scales)
+    made.set_tensor(ALIVE, torch.ones_like(scales))
     norms = []
     for index, (norm, place) in enumerate(chosen):
         own = torch.where(place >= 0, scales[place.clamp(min=0)], 1.0)
@@ -190,7 +207,8 @@ def _compute(graph: ModelGraph, norm: BatchNorm, place: Tensor, bias: str, ratio
     graph.set_tensor(picked, place.clamp(min=0))
     with graph.module.graph.inserting_before(node):
         get, call = graph.module.graph.get_attr, graph.module.graph.call_function
-        s = call(aten.index_select.default, (get(SCALES), 0, get(picked)))
+        living = call(aten.mul.Tensor, (get(SCALES), get(ALIVE)))
+        s = call(aten.index_select.default, (living, 0, get(picked)))
         if bool((place < 0).any()):  # a concat of served channels and others: s is 1 there
             graph.set_tensor(f"shared_scales.{index}.others", place < 0)
             s = call(aten.masked_fill.Scalar, (s, get(f"shared_scales.{index}.others"), 1.0))
