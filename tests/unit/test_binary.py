@@ -9,7 +9,7 @@ from torch import Tensor
 from datafree.export import export_onnx, export_pt2, load_pt2
 from datafree.functional.affine import dequantize, qparams_from_range, quantize
 from datafree.functional.straight_through import sign_to_step
-from datafree.graph import ModelGraph, cost, quantizers
+from datafree.graph import ModelGraph, cost, fold_batchnorm, quantizers
 from datafree.graph.place import insert_weight_quantizer, weight_nodes
 from datafree.graph.whole_student import WholeStudent
 from datafree.nn import LearnedRounding, LearnedStep, Quantizer
@@ -126,3 +126,18 @@ def test_training_keeps_binary_weights_binary():
     settled = whole.settled()
     for layer in graph.layers[1:-1]:
         assert sorted(settled.tensor(layer.weight).unique().tolist()) == [-0.125, 0.125]
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "grouped", "depthwise"])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_batchnorms_fold_into_signs(name, per_channel):
+    graph = binary(name, per_channel=per_channel)
+    folded, x = fold_batchnorm(graph), sample(graph)
+    assert not folded.batchnorms
+    assert torch.allclose(folded(x), graph(x), atol=1e-4)
+    found = quantizers(folded)
+    assert len(found) == len(quantizers(graph))
+    for weight, node in weight_nodes(folded).items():
+        if node.name in found:
+            assert found[node.name].scheme.binary
+            assert torch.allclose(found[node.name](folded.tensor(weight)), folded.tensor(weight))

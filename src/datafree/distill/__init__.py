@@ -2,6 +2,7 @@
 
 from datafree.distill.choi2020 import Choi2020
 from datafree.distill.distiller import Distiller
+from datafree.distill.lottery import Lottery
 from datafree.distill.slimming import Slimming
 from datafree.distill.zhu2020 import Zhu2020
 
@@ -9,6 +10,7 @@ CATALOGUE = {
     "choi2020": Choi2020,
     "zhu2020": Zhu2020,
     "slimming": Slimming,
+    "lottery": Lottery,
 }
 
-__all__ = ["CATALOGUE", "Choi2020", "Distiller", "Slimming", "Zhu2020"]
+__all__ = ["CATALOGUE", "Choi2020", "Distiller", "Lottery", "Slimming", "Zhu2020"]

@@ -11,8 +11,8 @@ channels with |s| < `threshold` are cut out; each group keeps its largest.
 
 The paper's `ramp` lets gamma and lambda rise linearly from 0. Ours, beside it: `ratio` removes a given share of the
 channels in place of a threshold, and with `settle` that happens before the end: for the last share of the game these
-channels are out (their scales are multiplied by 0, so that cutting them changes nothing any more), the penalties too, and
-what is left learns to do without them. The paper ends when it cuts.
+channels are out (their scales are multiplied by 0, so that cutting them changes nothing any more), the penalties too,
+and what is left learns to do without them. The paper ends when it cuts.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Slimming(Transfer):
     """Last share of the game, in which the channels are out and the rest learns without penalties; not of the paper."""
 
     def distill(self, student: ModelGraph, teacher: ModelGraph, run: Run) -> ModelGraph:
-        """See `Distiller.distill`; the student comes back with fewer channels. Raises Refusal too for one that is quantized
-        or has no BatchNorm whose scale would remove a channel."""
+        """See `Distiller.distill`; the student comes back with fewer channels. Raises Refusal too for one that is
+        quantized or has no BatchNorm whose scale would remove a channel."""
         check(student, teacher)
         if any(node.op == "call_module" for node in student.module.graph.nodes):
             raise Refusal(
@@ -74,10 +74,8 @@ class Slimming(Transfer):
             removed = gone[name].nonzero().flatten().tolist() if name in gone else []
             run.log("pruned", group=name, channels=group.size, removed=removed, left_because=None)
         if not gone:
-            text = (
-                f"No scale fell below {self.threshold:g}: nothing was removed. Raise sparsity, rounds or the threshold."
-            )
-            run.log("note", text=text)
+            remedy = "Raise sparsity, rounds or threshold."
+            run.log("note", text=f"No scale fell below {self.threshold:g}: nothing was removed. {remedy}")
         return remove_channels(shared.merged(trained), gone)
 
     def least(self, shared: SharedScales, scales: Tensor) -> float:

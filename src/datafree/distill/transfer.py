@@ -3,14 +3,14 @@
     min over S  max over G  of  E_z D(T(x) || S(x)),  x = G(z),  z ~ N(0, I)
     students lose D + attention * R_a + what a method adds; generators gain D alone
 
-D: KL(T || S), or (KL(T || S) + KL(S || T)) / 2, which the paper calls JS though it takes no mixture; summed over classes,
-the mean over images. R_a: `functional.attention`, at the last values before each spatial down-sampling
+D: KL(T || S), or (KL(T || S) + KL(S || T)) / 2, which the paper calls JS though it takes no mixture; summed over
+classes, the mean over images. R_a: `functional.attention`, at the last values before each spatial down-sampling
 (`graph.resolutions`), compared wherever student and teacher have values of one height and width.
 
-Schedule and optimizers are those of zero-shot transfer (Micaelli and Storkey 2019, 1905.09768), to which the paper refers
-for what it does not tell: one generator step and ten student steps on one batch of latents, the teacher asked once; Adam
-under a cosine; gradients of norm 5 at most; BatchNorms of the student normalise by the batch also in the generator's
-step. Not of the paper, and off unless asked for: `statistics`, `keep_zeros`.
+Schedule and optimizers are those of zero-shot transfer (Micaelli and Storkey 2019, 1905.09768), to which the paper
+refers for what it does not tell: one generator step and ten student steps on one batch of latents, the teacher asked
+once; Adam under a cosine; gradients of norm 5 at most; BatchNorms of the student normalise by the batch also in the
+generator's step. Not of the paper, and off unless asked for: `statistics`, `keep_zeros`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Transfer(Play):
     """Rounds, each of some generator steps and some student steps; fewer where the time is short. The paper tells no
     number; zero-shot transfer takes 80,000."""
     fresh: bool = False
-    """Draw latents for every step; otherwise a round's latents are drawn once, and its students' steps share a batch."""
+    """Draw latents for every step; otherwise a round's are drawn once, and its students' steps share a batch."""
     latent: int = Field(default=100, ge=1)
     """Numbers each image is made from."""
     ends: Literal["normal", "sigmoid"] = "normal"

@@ -45,8 +45,8 @@ class Zhu2020(Transfer):
     """A step for every output channel, each nearest to its weights; not of the paper."""
 
     def distill(self, student: ModelGraph, teacher: ModelGraph, run: Run) -> ModelGraph:
-        """See `Distiller.distill`. Raises Refusal too for zeros to be kept in one bit, which has none, and for a student
-        that has nothing between its first and its last layer."""
+        """See `Distiller.distill`. Raises Refusal too for zeros to be kept in one bit, which has none, and for a
+        student that has nothing between its first and its last layer."""
         check(student, teacher)
         return play(self._placed(student, run), teacher, self, _LatentRules(self), run)
 
@@ -81,15 +81,16 @@ class Zhu2020(Transfer):
                 continue  # a weight that two layers read
             own = rows.pop(layer.weight)
             scale = shared if self.delta is None else torch.full_like(shared, self.delta)
-            axis, single = (1 if layer.kind == "conv_transpose" else 0), layer.kind == "conv_transpose"
-            if self.per_channel and not (single and layer.groups > 1):  # groups repeat its output axis
+            transposed = layer.kind == "conv_transpose"
+            axis = 1 if transposed else 0
+            if self.per_channel and not (transposed and layer.groups > 1):  # groups repeat its output axis
                 scale = least_squares_step(own, codes, signs=signs)
-            granularity = "channel" if scale.ndim else "tensor"
-            scheme = Scheme(bits=self.bits, signed=True, symmetric=True, granularity=granularity)
-            zero = torch.zeros_like(scale, dtype=torch.int32)
-            insert_weight_quantizer(
-                student, layer.weight, QParams(scale=scale.float(), zero_point=zero, scheme=scheme, axis=axis)
+            scheme = Scheme(
+                bits=self.bits, signed=True, symmetric=True, granularity="channel" if scale.ndim else "tensor"
             )
+            zero = torch.zeros_like(scale, dtype=torch.int32)
+            grid = QParams(scale=scale.float(), zero_point=zero, scheme=scheme, axis=axis)
+            insert_weight_quantizer(student, layer.weight, grid)
         student.module.recompile()
         return student
 

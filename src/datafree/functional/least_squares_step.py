@@ -2,8 +2,8 @@
 
     min over s > 0 and codes q of |w - s q|^2,   q in {-Q .. Q}, or {-1, +1} for one bit
 
-by turns: q = clamp(round(w / s)) for this s, then s = <w, q> / <q, q> for these q. Neither turn can raise the error. For
-one bit q = sign(w) whatever s is, and s = mean |w| at once (Rastegari et al. 2016, 1603.05279).
+by turns: q = clamp(round(w / s)) for this s, then s = <w, q> / <q, q> for these q. Neither turn can raise the error.
+For one bit q = sign(w) whatever s is, and s = mean |w| at once (Rastegari et al. 2016, 1603.05279).
 """
 
 from __future__ import annotations

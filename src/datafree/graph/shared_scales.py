@@ -155,9 +155,9 @@ def share_scales(graph: ModelGraph) -> SharedScales:
 
 def _rewritten(graph: ModelGraph, found: ChannelMap, served: set[int]) -> SharedScales:
     made, groups, starts, total = graph.copy(), {}, {}, 0
-    for place in sorted(served):
-        group = found.groups[place]
-        groups[group.name], starts[place] = (group, total), total
+    for number in sorted(served):
+        group = found.groups[number]
+        groups[group.name], starts[number] = (group, total), total
         total += group.size
     shapes = graph.shapes()
     chosen: list[tuple[BatchNorm, Tensor]] = []
@@ -165,7 +165,7 @@ def _rewritten(graph: ModelGraph, found: ChannelMap, served: set[int]) -> Shared
         owners = found.at(norm.node)
         if owners is None or norm.weight is None or norm.bias is None:
             continue
-        begin = torch.tensor([starts.get(place, -1) for place in range(len(found.groups))])
+        begin = torch.tensor([starts.get(number, -1) for number in range(len(found.groups))])
         begin = torch.where(owners[0] >= 0, begin[owners[0].clamp(min=0)], -1)
         place = torch.where(begin >= 0, begin + owners[1], -1)
         if bool((place >= 0).any()):
@@ -182,9 +182,8 @@ def _rewritten(graph: ModelGraph, found: ChannelMap, served: set[int]) -> Shared
         made.set_tensor(bias, torch.where(alive, beta / own.clamp(min=1e-30), 0.0))
         made.set_tensor(ratio, torch.where(alive, gamma / own.clamp(min=1e-30), 1.0))
         _compute(made, norm, place, bias, ratio, index)
-        norms.append(
-            ScaledNorm(norm, bias, ratio, place, int(shapes[norm.node][-1]) if len(shapes[norm.node]) > 2 else 1)
-        )
+        width = int(shapes[norm.node][-1]) if len(shapes[norm.node]) > 2 else 1
+        norms.append(ScaledNorm(norm, bias, ratio, place, width))
     made.clean()
     return SharedScales(made, tuple(norms), groups, {})
 
