@@ -42,10 +42,11 @@ class Checkpoints:
         drawn = self.ranks.gather(tensors["draws"])
         if not self.ranks.first:
             return
-        tensors = tensors | {f"draws.{rank}": state for rank, state in enumerate(drawn)}
+        state = {name: value.detach() for name, value in tensors.items() if name != "draws"}
+        state |= {f"draws.{rank}": value for rank, value in enumerate(drawn)}
         if self.path.is_file():
             os.replace(self.path, self._before)
-        write_changes(self.path, {name: value.detach() for name, value in tensors.items()}, [facts], self.key)
+        write_changes(self.path, state, [facts], self.key)
 
     def restore(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The last whole state of this game; None where there is none."""

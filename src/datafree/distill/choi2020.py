@@ -13,10 +13,11 @@ mixture; with several students generators maximise the mean of their distances.
 A student that arrives quantized is trained through its rounding (DF-QAT); with `calibrate` its activations' ranges are
 first taken from images of the warmed-up generator, and with no rounds at all that is everything (DF-Q).
 
-The paper's text was not at hand: the objective is as its abstract and two public reproductions have it, and settings
-that it does not tell are chosen here. Known: alpha, Adam with 1e-3 and SGD with 0.1 under a cosine, ten student steps to
-one of the generator, batches of 256, 512 latents. Chosen: rounds (80,000 there), the generator's form, the rate of
-quantized students. Later findings (masked distances, features, pool, momentum, learned scales) are settings, off here.
+The objective is as the paper's abstract and two public reproductions have it. Theirs are alpha, Adam with 1e-3 and SGD
+with 0.1 under a cosine, ten student steps to one of the generator, batches of 256, 512 latents, students in evaluation
+mode while the generator learns. Chosen here are rounds and warm-up (theirs 80,000 and 20,000), the generator's form and
+the rate of quantized students. Later findings (masked distances, features, pool, momentum, learned scales) are
+settings, off here.
 """
 
 from __future__ import annotations
@@ -26,15 +27,14 @@ from typing import ClassVar
 from pydantic import Field
 
 from datafree.distill.game import play
-from datafree.distill.knowledge import Knowledge
-from datafree.distill.play import Play
+from datafree.distill.knowledge import Knowledge, Weights
 from datafree.graph import ModelGraph
 from datafree.run import Run
 from datafree.spec import Paper, method
 
 
 @method
-class Choi2020(Play):
+class Choi2020(Weights):
     """Adversarial distillation with BatchNorm statistics and entropies; students in float or quantized."""
 
     rounds: int = Field(default=2000, ge=0)
@@ -45,27 +45,6 @@ class Choi2020(Play):
     """Images in a step."""
     latent: int = Field(default=512, ge=1)
     """Numbers each image is made from."""
-
-    alpha: float = Field(default=0.01, ge=0)
-    """Weight of statistics and entropies together."""
-    adversarial: float = Field(default=1.0, ge=0)
-    """Weight of the distance between teacher and students, which the generator raises."""
-    statistics: float = Field(default=1.0, ge=0)
-    """Weight of the teacher's statistics within alpha; 0 also serves teachers that remember none."""
-    certainty: float = Field(default=1.0, ge=0)
-    """Weight of the entropy of every answer within alpha."""
-    balance: float = Field(default=1.0, ge=0)
-    """Weight of the entropy of the mean answer within alpha."""
-    masked: bool = False
-    """Raise the distance only where student and teacher name the same class (Fang et al. 2022)."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Softening of both answers in the students' loss."""
-    features: float = Field(default=0.0, ge=0)
-    """Weight of the squared errors of the blocks' values, as shares of the teacher's variance; for students of the
-    teacher's own architecture."""
-    calibrate: int = Field(default=0, ge=0)
-    """Images of the warmed-up generator from which a quantized student's activation ranges are taken; 0: kept as they
-    come."""
 
     paper: ClassVar[Paper] = Paper(
         key="choi2020",

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -164,6 +165,8 @@ class Game:
         if not all(finite(player) for player in [*(a.net for a in table.artists), *(x.module for x in table.learners)]):
             self._roll_back()
             return False
+        if at.move == at.warm_up:
+            table.before_rounds()
         shown = judge.add()
         verdict = judge.verdict()
         share = max(0, at.move - at.warm_up) / max(1, at.rounds)
@@ -224,10 +227,11 @@ class Game:
         need = each * self.settings.rounds + warm * self.settings.warm_up
         (share,) = self.table.ranks.agree(min(1.0, 0.95 * max(0.0, self.until - time.monotonic()) / max(need, 1e-9)))
         if share < 1:
-            self.progress = Progress(int(share * self.settings.warm_up), max(1, int(share * self.settings.rounds)))
+            rounds = max(int(share * self.settings.rounds), min(1, self.settings.rounds))
+            self.progress = Progress(int(share * self.settings.warm_up), rounds)
 
     @staticmethod
-    def _timed(step) -> float:  # type: ignore[no-untyped-def]
+    def _timed(step: Callable[[float], Terms]) -> float:
         begun = time.monotonic()
         terms = step(0.0)
         float(sum(terms.values()))  # waits for the device

@@ -1,16 +1,19 @@
 """The losses of `choi2020` and of what came after it: distance, statistics, entropies, features.
 
-Whoever holds the weights named below as settings can play by these rules.
+A method whose settings are these `Weights`, with defaults of its own, plays by them.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from datafree.distill.play import Play
+from datafree.distill.ranges import calibrate
 from datafree.distill.rules import Looks, Rules, Seen, Terms
 from datafree.functional.distillation import (
     batch_entropy,
@@ -23,20 +26,32 @@ from datafree.graph import ModelGraph
 from datafree.graph.blocks import blocks
 from datafree.graph.counterparts import Counterparts
 from datafree.graph.statistics import Statistics, spread_of
-from datafree.spec import Refusal
+from datafree.graph.whole_student import WholeStudent
+from datafree.spec import Refusal, method
 
 
-class Weights(Protocol):
-    """What these rules ask of a method's settings; `Choi2020` tells what each is."""
+@method
+class Weights(Play):
+    """The weights of these losses, and the game they are played in."""
 
-    alpha: float
-    adversarial: float
-    statistics: float
-    certainty: float
-    balance: float
-    masked: bool
-    temperature: float
-    features: float
+    alpha: float = Field(default=0.01, ge=0)
+    """Weight of statistics and entropies together."""
+    adversarial: float = Field(default=1.0, ge=0)
+    """Weight of the distance between teacher and students, which the generator raises."""
+    statistics: float = Field(default=1.0, ge=0)
+    """Weight of the teacher's statistics within alpha; 0 also serves teachers that remember none."""
+    certainty: float = Field(default=1.0, ge=0)
+    """Weight of the entropy of every answer within alpha."""
+    balance: float = Field(default=1.0, ge=0)
+    """Weight of the entropy of the mean answer within alpha."""
+    masked: bool = False
+    """Raise the distance only where student and teacher name the same class (Fang et al. 2022)."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Softening of both answers in the students' loss."""
+    features: float = Field(default=0.0, ge=0)
+    """Weight of the blocks' squared errors, as shares of the teacher's variance; for students of its architecture."""
+    calibrate: int = Field(default=0, ge=0)
+    """Images of the warmed-up generator that give a quantized student its activation ranges; 0: kept as they come."""
 
 
 class Knowledge(Rules):
@@ -62,17 +77,18 @@ class Knowledge(Rules):
             )
         return Looks(teacher=self.cuts, student=tuple(str(self.counterparts.node(name)) for name in self.cuts))
 
+    def before_rounds(self, learner: WholeStudent, images: Callable[[int], Tensor]) -> None:
+        if self.weights.calibrate:
+            calibrate(learner, images(self.weights.calibrate))
+
     def warm_up(self, seen: Seen) -> Terms:
-        w = self.weights
-        terms: Terms = {"nothing": 0 * seen.images.mean()}
+        w, terms = self.weights, Terms()
         if self.statistics:
             terms["statistics"] = w.alpha * w.statistics * self._deviation(seen)
         if w.alpha * w.certainty:
             terms["certainty"] = w.alpha * w.certainty * instance_entropy(seen.teacher.logits)
         if w.alpha * w.balance:
             terms["balance"] = -w.alpha * w.balance * batch_entropy(seen.teacher.logits)
-        if len(terms) > 1:
-            del terms["nothing"]
         return terms
 
     def generator(self, seen: Seen) -> Terms:

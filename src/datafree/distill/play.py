@@ -25,7 +25,7 @@ class Play:
     batch: int = Field(default=128, ge=2)
     """Images in a step."""
     fresh: bool = True
-    """Draw latents for every step; otherwise a round's latents are drawn once, and its students' steps share a batch."""
+    """Draw latents for every step; otherwise once a round, and its students' steps share a batch."""
 
     generators: int = Field(default=1, ge=1)
     """Generators; students learn from the mixture of their images."""

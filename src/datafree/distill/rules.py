@@ -11,6 +11,7 @@ Every loss is a dictionary of terms that are already weighted; their sum is mini
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,8 +78,8 @@ class Seen:
         return self.students[0]
 
 
-class Rules:
-    """Losses and wishes of one method. Only `generator` and `student` must be written.
+class Rules(ABC):
+    """Losses and wishes of one method. Only `generator` and `student` must be written; what else is here may be.
 
     statistics: whether `moments` are wanted; a teacher that remembers nothing is then refused
     """
@@ -91,17 +92,20 @@ class Rules:
 
     def warm_up(self, seen: Seen) -> Terms:
         """A generator's loss before the game, where no student has answered (`seen.students` is empty)."""
-        raise NotImplementedError
+        return {}
 
+    def before_rounds(self, learner: WholeStudent, images: Callable[[int], Tensor]) -> None:  # noqa: B027
+        """Called for every student once, between warm-up and rounds. images: makes that many [count, C, H, W]"""
+
+    @abstractmethod
     def generator(self, seen: Seen) -> Terms:
         """A generator's loss against the students."""
-        raise NotImplementedError
 
+    @abstractmethod
     def student(self, seen: Seen) -> Terms:
         """The loss of one student, `seen.student`; images and teacher carry no gradient."""
-        raise NotImplementedError
 
-    def after_step(self, learner: WholeStudent, share: float) -> None:
+    def after_step(self, learner: WholeStudent, share: float) -> None:  # noqa: B027
         """Called without gradients after every step of a student: clip, project, mask in place."""
 
     def ready(self, share: float) -> bool:

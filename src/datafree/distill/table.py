@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -50,6 +50,15 @@ class Table:
         """One step of every generator on its own terms. Returns what they lost."""
         return self._generators(lambda seen: self.rules.warm_up(seen), 0.0, opposed=False)
 
+    def before_rounds(self) -> None:
+        """The method's own beginning, on images of the warmed-up generators."""
+
+        def images(count: int) -> Tensor:
+            return torch.cat([self.images(artist, n, self.draws) for artist, n in self._shares(count) if n])
+
+        for learner in self.learners:
+            self.rules.before_rounds(learner.whole, images)
+
     def round(self, share: float) -> Terms:
         """The generators' steps, then the students'. Returns the terms of the last step of either side."""
         terms: Terms = {}
@@ -67,9 +76,7 @@ class Table:
 
     def images(self, artist: Artist, count: int, draws: torch.Generator) -> Tensor:
         """Images as students see them: no gradient, the generator as it remembers. [count, C, H, W]"""
-        artist.net.eval()
-        with torch.no_grad(), self._fast():
-            return artist(self._latents(count, draws)).contiguous(memory_format=torch.channels_last)
+        return torch.cat([self._made(artist, z) for z in self._latents(count, draws).split(self.settings.batch)])
 
     @torch.no_grad()
     def answers(self, learner: Learner, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,18 +141,13 @@ class Table:
 
     def _shown(self, latents: list[Tensor] | None) -> tuple[Tensor, Answer]:
         """A batch for students and the teacher's answer: the generators' mixture, and images of the pool."""
-        replayed = int(round(self.settings.replay * self.settings.batch)) if int(self.pool.filled) else 0
+        replayed = round(self.settings.replay * self.settings.batch) if int(self.pool.filled) else 0
         new = self.settings.batch - replayed
-        count = len(self.artists)
         parts = []
-        for number, artist in enumerate(self.artists):
-            share = (number + 1) * new // count - number * new // count
-            if share and latents is None:
-                parts.append(self.images(artist, share, self.draws))
-            elif share:
-                artist.net.eval()
-                with torch.no_grad(), self._fast():
-                    parts.append(artist(latents[number][:share]))
+        for number, (artist, share) in enumerate(self._shares(new)):
+            if share:
+                z = self._latents(share) if latents is None else latents[number][:share]
+                parts.append(self._made(artist, z))
         for part in parts:
             self.pool.add(part)
         if replayed:
@@ -165,6 +167,16 @@ class Table:
             self.rules.after_step(learner.whole, share)
         return {name: value.detach() for name, value in terms.items()}
 
+    def _shares(self, count: int) -> list[tuple[Artist, int]]:
+        """Images each generator makes of so many."""
+        bounds = [number * count // len(self.artists) for number in range(len(self.artists) + 1)]
+        return [(artist, high - low) for artist, low, high in zip(self.artists, bounds, bounds[1:])]
+
+    def _made(self, artist: Artist, z: Tensor) -> Tensor:
+        artist.net.eval()
+        with torch.no_grad(), self._fast():
+            return artist(z).contiguous(memory_format=torch.channels_last)
+
     def _latents(self, count: int, draws: torch.Generator | None = None) -> Tensor:
         return torch.randn(count, self.settings.latent, generator=draws or self.draws).to(self.device)
 
@@ -175,9 +187,11 @@ class Table:
 
 
 def _descend(
-    terms: Terms, parameters: list[Tensor], optimizers: list[torch.optim.Optimizer], clip: float, ranks: Ranks
+    terms: Terms, parameters: Sequence[Tensor], optimizers: list[torch.optim.Optimizer], clip: float, ranks: Ranks
 ) -> None:
     """One step down the sum of the terms, by the mean gradient of all ranks."""
+    if not terms:
+        return
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss = torch.stack(list(terms.values())).sum()

@@ -76,7 +76,9 @@ class WholeStudent:
         """The student with what was learned: weights on their grids, plain quantizers."""
         graph = self.student.copy()
         for name, learned in self.learned.items():
-            graph.set_tensor(f"{name}.scale", learned.settled().scale.to(graph.tensor(f"{name}.scale").device))
+            grid = learned.settled()
+            for leaf, value in (("scale", grid.scale), ("zero_point", grid.zero_point)):
+                graph.set_tensor(f"{name}.{leaf}", value.to(graph.tensor(f"{name}.{leaf}").device, copy=True))
         for name, parameter in self.tensors.items():
             graph.set_tensor(name, parameter.detach().to(graph.tensor(name).device, copy=True))
         held = self.module.state_dict()
