@@ -2,9 +2,15 @@
 
 from datafree.distill.choi2020 import Choi2020
 from datafree.distill.distiller import Distiller
+from datafree.distill.lottery import Lottery
+from datafree.distill.slimming import Slimming
+from datafree.distill.zhu2020 import Zhu2020
 
 CATALOGUE = {
     "choi2020": Choi2020,
+    "zhu2020": Zhu2020,
+    "slimming": Slimming,
+    "lottery": Lottery,
 }
 
-__all__ = ["CATALOGUE", "Choi2020", "Distiller"]
+__all__ = ["CATALOGUE", "Choi2020", "Distiller", "Lottery", "Slimming", "Zhu2020"]

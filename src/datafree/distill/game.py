@@ -169,7 +169,8 @@ class Game:
             table.before_rounds()
         shown = judge.add()
         verdict = judge.verdict()
-        if self.until < math.inf:
+        share = max(0, at.move - at.warm_up) / max(1, at.rounds)
+        if self.until < math.inf and self.rules.ready(share):
             judge.compare(verdict)
         means = {name: sum(fact[name] for fact in shown) / len(shown) for name in shown[0]}
         losses = {name: round(float(value), 6) for name, value in terms.items()}

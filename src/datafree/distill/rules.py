@@ -108,6 +108,12 @@ class Rules(ABC):
     def after_step(self, learner: WholeStudent, share: float) -> None:  # noqa: B027
         """Called without gradients after every step of a student: clip, project, mask in place."""
 
+    def ready(self, share: float) -> bool:
+        """Whether a student is by now what it is meant to become: earlier states are not compared with later ones when
+        the nearest to the teacher is looked for. share: as in `Seen`
+        """
+        return True
+
     def settled(self, learner: WholeStudent) -> ModelGraph:
         """The student a learner stands for, as a graph; called with the state that is handed back."""
         return learner.settled()

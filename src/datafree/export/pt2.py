@@ -1,8 +1,8 @@
 """`student.pt2`: the same network for PyTorch, with packed weights, that loads where `datafree` is not installed.
 
-Weights are stored as integers (8 bits: one a byte; 3 and 4: two; 2: four) under the names of the user's model, and the
-graph itself brings them to float with plain ATen operators. Activation quantizers are plain operators too: PyTorch's
-own fake quantization cannot be exported (2.15: no implementation for fake tensors).
+Weights are stored as integers (8 bits: one a byte; 3 and 4: two; 2: four; 1: eight) under the names of the user's
+model, and the graph itself brings them to float with plain ATen operators. Activation quantizers are plain operators
+too: PyTorch's own fake quantization cannot be exported (2.15: no implementation for fake tensors).
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Unpack(nn.Module):
         super().__init__()
         self.shape, self.count, self.axis = tuple(shape), shape.numel(), quantizer.axis
         self.low, self.fields = quantizer.scheme.qmin, _fields(quantizer.scheme.bits)
+        self.stride = _stride(quantizer.scheme)
         self.register_buffer("scale", quantizer.scale.clone())
         self.register_buffer("zero_point", quantizer.zero_point.clone())
 
@@ -53,7 +54,10 @@ class Unpack(nn.Module):
         codes = codes.reshape(self.shape)
         spread = [-1 if dim == self.axis and self.scale.ndim else 1 for dim in range(len(self.shape))]
         zero, scale = (self.zero_point - self.low).reshape(spread), self.scale.reshape(spread)
-        return (codes.to(torch.int32) - zero).to(torch.float32) * scale
+        codes = codes.to(torch.int32)
+        if self.stride > 1:
+            codes = codes * self.stride
+        return (codes - zero).to(torch.float32) * scale
 
 
 class Round(nn.Module):
@@ -83,13 +87,18 @@ _ROUND_STEPS = 5
 
 def _fields(bits: int) -> int:
     """Integers of this width in one byte."""
-    return 4 if bits == 2 else 2 if bits <= 4 else 1
+    return {1: 8, 2: 4, 3: 2, 4: 2}.get(bits, 1)
+
+
+def _stride(scheme: Scheme) -> int:
+    """How far neighbouring codes lie apart: those of 1 bit are -1 and +1."""
+    return 2 if scheme.binary else 1
 
 
 def _pack(weight: Tensor, quantizer: Quantizer) -> Tensor:
     """Grid points of a weight, counted from the grid's lower end, several in a byte. Returns uint8 [bytes]."""
     fields = _fields(quantizer.scheme.bits)
-    codes = (quantizer.integers(weight) - quantizer.scheme.qmin).flatten()
+    codes = (quantizer.integers(weight) - quantizer.scheme.qmin).flatten() // _stride(quantizer.scheme)
     codes = torch.cat([codes, codes.new_zeros(-len(codes) % fields)]).reshape(-1, fields)
     shifts = torch.arange(fields, dtype=torch.int32) * (8 // fields)
     return (codes << shifts).sum(1).to(torch.uint8)

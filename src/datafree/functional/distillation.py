@@ -43,3 +43,12 @@ def gaussian_divergence(mean: Tensor, std: Tensor, mu: Tensor, sigma: Tensor) ->
     """
     ratio = std / sigma
     return 0.5 * (((mean - mu) / sigma).square() + ratio.square() - 1) - ratio.log()
+
+
+def symmetric_divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    """(KL(p_t || p_s) + KL(p_s || p_t)) / 2 of every image (Jeffreys' divergence, halved). -> [N]
+
+    Both directions together are sum_k (p_t - p_s)(log p_t - log p_s).
+    """
+    told, heard = F.log_softmax(teacher, -1), F.log_softmax(student, -1)
+    return 0.5 * ((told.exp() - heard.exp()) * (told - heard)).sum(-1)

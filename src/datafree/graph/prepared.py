@@ -67,10 +67,8 @@ def prepare(
     """
     folded = fold_batchnorm(teacher)
     known = known_statistics(folded) if statistics else []
-    questions: dict[str, Callable[[Tensor], Any]] = {target.node: image_moments for target in known}
-    if asked and (both := set(asked) & set(questions)):
-        raise ValueError(f"asked twice of one node: {sorted(both)}")
-    module = watched(folded, {**questions, **(asked or {})})
+    questions: list[tuple[str, Callable[[Tensor], Any]]] = [(target.node, image_moments) for target in known]
+    module = watched(folded, [*questions, *(asked or {}).items()])
     _end_in_logits(module)
     if swing is not None:
         _swing(module, swing)
