@@ -8,6 +8,7 @@ from datafree.recipes.genie import GenieRecipe
 from datafree.recipes.mixmix import MixMixRecipe
 from datafree.recipes.udfc import UDFCRecipe
 from datafree.recipes.zeroq import ZeroQRecipe
+from datafree.recipes.zhu2020 import Zhu2020Recipe
 
 CATALOGUE: dict[str, type] = {
     "best": Best,
@@ -18,6 +19,7 @@ CATALOGUE: dict[str, type] = {
     "mixmix": MixMixRecipe,
     "udfc": UDFCRecipe,
     "zeroq": ZeroQRecipe,
+    "zhu2020": Zhu2020Recipe,
 }
 
 __all__ = ["CATALOGUE", "ClosedForm", "UDFCRecipe"]
