@@ -13,6 +13,7 @@ from datafree.functional.distillation import (
     gaussian_divergence,
     instance_entropy,
     softened_divergence,
+    symmetric_divergence,
 )
 from datafree.graph import ModelGraph, fold_batchnorm
 from datafree.graph.prepared import prepare
@@ -103,3 +104,15 @@ def test_the_generator_s_loss_is_the_paper_s():
             mu, var = float(teacher.tensor(norm.running_mean)[c]), float(teacher.tensor(norm.running_var)[c])
             total += ((m - mu) ** 2 + v) / (2 * var) - 0.5 * math.log(v / var) - 0.5
     assert float(terms["statistics"]) == pytest.approx(0.1 * total, rel=1e-3)
+
+
+def test_the_symmetric_divergence_is_the_mean_of_both_directions():
+    draw = torch.Generator().manual_seed(7)
+    t, s = (3 * torch.randn(5, 4, generator=draw, dtype=torch.float64) for _ in range(2))
+    found = symmetric_divergence(t, s)
+    for n in range(5):
+        p, q = ([math.exp(float(v)) for v in row] for row in (t[n], s[n]))
+        p, q = [v / sum(p) for v in p], [v / sum(q) for v in q]
+        both = sum(a * math.log(a / b) + b * math.log(b / a) for a, b in zip(p, q))
+        assert float(found[n]) == pytest.approx(both / 2, rel=1e-9)
+    assert torch.allclose(found, symmetric_divergence(s, t))
