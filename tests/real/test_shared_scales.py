@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from benchmarks.manifest import data_folder, load
+
 from datafree.graph import channel_groups, remove_channels
 from datafree.graph.shared_scales import SCALES, share_scales
 
@@ -36,7 +36,7 @@ def test_killed_channels_can_be_cut(name):
 
 
 def test_wide_resnets_share_as_the_paper_says():
-    """Three residual groups of two blocks: streams are shared, with the first BatchNorm of the next group among them."""
+    """Three residual groups of two blocks; streams are shared, also by the first BatchNorm of the next group."""
     place = {norm.norm.path: norm.place.tolist() for norm in share_scales(load("wrn16_2_c10").graph).norms}
     by_scale: dict[tuple, list[str]] = {}
     for path, where in place.items():
