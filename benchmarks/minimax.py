@@ -1,6 +1,6 @@
 """How fast the game ends, where that can be known: the gap against steps behind the two theorems of Zhu et al. 2020.
 
-`python -m benchmarks.minimax [--steps 20000] [--seeds 5]` replaces `benchmarks/results/minimax.csv`. Seconds, no network.
+`python -m benchmarks.minimax [--steps 20000] [--seeds 5]` replaces `benchmarks/results/minimax.csv`. It takes seconds.
 
 *Quantized.* A convex-concave game whose minimiser plays signs: f(x, y) = x'Ay + b'x - c'y, x in {-1, 1}^n, |y| <= 1.
 

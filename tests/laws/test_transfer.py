@@ -204,3 +204,46 @@ def test_attention_maps_are_compared_where_sizes_agree_or_refused():
     run = Run()
     Zhu2020(**QUICK, bits=None).distill(traced("plain"), traced("residual"), run)
     assert {entry["attention_maps"] for entry in events(run, "game")} == {2}
+
+
+def test_what_draws_images_home_is_off_unless_asked_for():
+    teacher = traced("preactivation")
+
+    def terms(**settings) -> set[str]:
+        run = Run()
+        Slimming(**{**QUICK, "rounds": 1, "judge_every": 1}, **settings).distill(teacher, teacher, run)
+        return {name for name in events(run, "game")[-1]["losses"] if name.startswith("generator_")}
+
+    assert terms() == {"generator_distance"}
+    natural = {"statistics", "certainty", "balance"}
+    assert terms(**dict.fromkeys(natural, 0.5)) == {"generator_distance", *(f"generator_{name}" for name in natural)}
+
+
+def test_under_a_deadline_no_state_from_before_the_cut_is_handed_back():
+    teacher, run = traced("plain"), Run(minutes=0.05)
+    settings = {**QUICK, "rounds": 10**6, "sparsity": 5.0, "rate": 0.05, "ratio": 0.5, "settle": 0.3}
+    student = Slimming(**settings).distill(teacher, teacher, run)
+    told = events(run, "pruned")
+    assert sum(len(entry["removed"]) for entry in told) == pytest.approx(sum(e["channels"] for e in told) / 2, abs=1)
+    assert events(run, "distilled")[0]["kl"] > 1e-3, "not the teacher it began with"
+    assert cost(student).parameters < cost(teacher).parameters
+
+
+def test_a_search_for_a_ticket_goes_on_where_it_was_stopped(tmp_path):
+    teacher = traced("plain")
+    method = Lottery(**{**QUICK, "rounds": 1, "prunings": 2})
+    whole = method.distill(teacher, teacher, Run())
+
+    class Interrupted(Exception):
+        pass
+
+    def stop(step: str, what: str, share: float) -> None:
+        if step == "ticket" and what == "start":
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        method.distill(teacher, teacher, Run(folder=tmp_path, watch=stop))
+    run = Run(folder=tmp_path)
+    again = method.distill(teacher, teacher, run)
+    assert len(events(run, "resumed")) == 2, "both games of the search are found finished"
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())

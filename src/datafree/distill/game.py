@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from datafree.distill.checkpoints import Checkpoints
+from datafree.distill.compiled import pays
 from datafree.distill.judge import Judge
 from datafree.distill.play import Play
 from datafree.distill.players import finite, rates
@@ -53,6 +54,7 @@ class Progress:
     cooled: float = 1.0
     rollbacks: int = 0
     restarts: int = 0
+    compiled: bool = False
 
     @property
     def total(self) -> int:
@@ -95,9 +97,10 @@ class Game:
         self.table = Table(student, teacher, settings, rules, run)
         self.judge = Judge(self.table, run)
         self.kept = Checkpoints(student, teacher, settings, self.table.ranks, run)
-        self.progress = Progress(settings.warm_up, settings.rounds)
         seconds = min(run.seconds_left(), math.inf if settings.minutes is None else 60 * settings.minutes)
         self.until = time.monotonic() + seconds
+        compiled = pays(student, teacher, settings, self.table.device, seconds)
+        self.progress = Progress(settings.warm_up, settings.rounds, compiled=compiled)
         self.good = self._snapshot()
 
     def played(self) -> ModelGraph:
@@ -112,6 +115,8 @@ class Game:
         else:
             self._plan()
             self._interval({})
+        if self.progress.compiled:
+            self.table.compile(self.run)
         self.good, written = self._snapshot(), time.monotonic()
         while self.progress.move < self.progress.total:
             terms = self._move()
@@ -228,7 +233,7 @@ class Game:
         (share,) = self.table.ranks.agree(min(1.0, 0.95 * max(0.0, self.until - time.monotonic()) / max(need, 1e-9)))
         if share < 1:
             rounds = max(int(share * self.settings.rounds), min(1, self.settings.rounds))
-            self.progress = Progress(int(share * self.settings.warm_up), rounds)
+            self.progress = replace(self.progress, warm_up=int(share * self.settings.warm_up), rounds=rounds)
 
     @staticmethod
     def _timed(step: Callable[[float], Terms]) -> float:

@@ -122,5 +122,8 @@ class Knowledge(Rules):
 
 
 def _divergence(moments: Tensor, known: Statistics) -> Tensor:
+    """Sum over a layer's channels; those that the network holds constant have no Gaussian, and no part."""
     mean, std = mean_and_std(moments, known.eps + 1e-12)
-    return gaussian_divergence(mean, std.clamp(min=1e-6), known.mean, spread_of(known)).sum()
+    scale = spread_of(known)
+    told = gaussian_divergence(mean, std.maximum(1e-4 * scale), known.mean, scale)
+    return torch.where(known.std < scale, 0.0, told).sum()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from datafree.distill.compiled import Compiled
 from datafree.distill.play import Play
 from datafree.distill.players import Artist, Learner
 from datafree.distill.pool import Pool
@@ -73,6 +75,17 @@ class Table:
                     ending = f"_{number}" if number else ""
                     terms |= {f"student_{name}{ending}": value for name, value in found.items()}
         return terms
+
+    def compile(self, run: Run) -> None:
+        """Compile all networks for the game's batches; each does it when it is first called."""
+        batch = self.settings.batch
+        same = self.known is self.teacher
+        self.teacher = replace(self.teacher, module=Compiled(self.teacher.module, batch, run))
+        self.known = self.teacher if same else replace(self.known, module=Compiled(self.known.module, batch, run))
+        for player in self.artists:
+            player.forward = Compiled(player.net, batch, run)
+        for learner in self.learners:
+            learner.forward = Compiled(learner.module, batch, run)
 
     def images(self, artist: Artist, count: int, draws: torch.Generator) -> Tensor:
         """Images as students see them: no gradient, the generator as it remembers. [count, C, H, W]"""

@@ -10,7 +10,8 @@ classes, the mean over images. R_a: `functional.attention`, at the last values b
 Schedule and optimizers are those of zero-shot transfer (Micaelli and Storkey 2019, 1905.09768), to which the paper
 refers for what it does not tell: one generator step and ten student steps on one batch of latents, the teacher asked
 once; Adam under a cosine; gradients of norm 5 at most; BatchNorms of the student normalise by the batch also in the
-generator's step. Not of the paper, and off unless asked for: `statistics`, `keep_zeros`.
+generator's step. Not of the paper, and off unless asked for: `statistics`, `certainty`,
+`balance` (terms of `choi2020` for the generator) and `keep_zeros`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ from torch import Tensor
 from datafree.distill.play import Play
 from datafree.distill.rules import Looks, Rules, Seen, Terms
 from datafree.functional.attention import attention_distance
-from datafree.functional.distillation import softened_divergence, symmetric_divergence
+from datafree.functional.distillation import (
+    batch_entropy,
+    instance_entropy,
+    softened_divergence,
+    symmetric_divergence,
+)
 from datafree.graph import ModelGraph
 from datafree.graph.resolutions import same_resolutions
 from datafree.graph.whole_student import WholeStudent
@@ -65,6 +71,10 @@ class Transfer(Play):
     """Weight of R_a, the distance of attention maps; 0 also serves networks that share no resolution."""
     statistics: float = Field(default=0.0, ge=0)
     """Weight, in the generator's loss, of the distance to what the teacher's BatchNorms remember; not of the paper."""
+    certainty: float = Field(default=0.0, ge=0)
+    """Weight, in the generator's loss, of the entropy of every answer of the teacher; not of the paper."""
+    balance: float = Field(default=0.0, ge=0)
+    """Weight, in the generator's loss, of the entropy of its mean answer, which is raised; not of the paper."""
     keep_zeros: bool = False
     """Weights that are exactly 0 when training begins stay 0: lottery tickets and other sparse students."""
 
@@ -102,14 +112,11 @@ class TransferRules(Rules):
         return Looks(teacher=tuple(theirs), student=tuple(mine))
 
     def warm_up(self, seen: Seen) -> Terms:
-        if not self.statistics:
-            return {"nothing": 0 * seen.images.mean()}
-        return {"statistics": self.settings.statistics * seen.known.deviation([m[:, None] for m in seen.moments])}
+        return self._natural(seen) or {"nothing": 0 * seen.images.mean()}
 
     def generator(self, seen: Seen) -> Terms:
         distances = [self._distance(seen.teacher.logits, answer.logits) for answer in seen.students]
-        terms = {"distance": -torch.stack(distances).mean()}
-        return terms | self.warm_up(seen) if self.statistics else terms
+        return {"distance": -torch.stack(distances).mean(), **self._natural(seen)}
 
     def student(self, seen: Seen) -> Terms:
         terms = {"distance": self._distance(seen.teacher.logits, seen.student.logits)}
@@ -125,6 +132,18 @@ class TransferRules(Rules):
 
     def facts(self) -> dict[str, Any]:
         return {"attention_maps": len(self.places)}
+
+    def _natural(self, seen: Seen) -> Terms:
+        """What draws images to where the teacher is at home; nothing in the paper's own game."""
+        asked, logits = self.settings, seen.teacher.logits
+        terms: Terms = {}
+        if asked.statistics:
+            terms["statistics"] = asked.statistics * seen.known.deviation([m[:, None] for m in seen.moments])
+        if asked.certainty:
+            terms["certainty"] = asked.certainty * instance_entropy(logits)
+        if asked.balance:
+            terms["balance"] = -asked.balance * batch_entropy(logits)
+        return terms
 
     def _distance(self, told: Tensor, heard: Tensor) -> Tensor:
         by = softened_divergence if self.settings.divergence == "kl" else symmetric_divergence

@@ -33,7 +33,7 @@ class PreparedTeacher:
     module: x -> (output, [answer, ...]), moments of `known` first, then what else was asked, in order
     """
 
-    module: fx.GraphModule
+    module: Callable[[Tensor], Any]
     known: tuple[Statistics, ...]
     dtype: torch.dtype
 
