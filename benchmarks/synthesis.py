@@ -5,7 +5,7 @@
 
 Writes `benchmarks/results/synthesis.csv`. Each row is one batch made by one process with one thread, on a machine that
 may be busy with other work: CPU seconds, not seconds on the clock, are compared. The loss is that of
-`datafree.synthesize.statistics.statistics_loss`, one definition for all methods: float32, on the teacher as it came,
+`datafree.graph.statistics.statistics_loss`, one definition for all methods: float32, on the teacher as it came,
 BatchNorms in place, all images of the batch together, nothing of what the synthesizer used. It is 0 for the training
 set; row `real` has the same number of real test images. cpu_ms_per_image leaves out opening the network.
 """
@@ -26,12 +26,12 @@ from benchmarks.architectures import randomise
 from benchmarks.manifest import NETWORKS, REPOSITORY, load
 from benchmarks.provenance import provenance
 from datafree.graph import ModelGraph
+from datafree.graph.statistics import statistics_loss
 from datafree.graph.zoos import ZOOS
 from datafree.recipes.settings import build, choose, describe
 from datafree.run import Run, write_atomic
 from datafree.spec import InputSpec, Refusal
 from datafree.synthesize import CATALOGUE, synthesize
-from datafree.synthesize.statistics import statistics_loss
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "synthesis.csv"
 TEACHERS = ("resnet20_c10", "torchvision:resnet18")

@@ -22,7 +22,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datafree.api import Result, compress, make_pack
+    from datafree.api import Result, compress, make_pack, make_student
     from datafree.graph import ModelGraph, fold_batchnorm
     from datafree.graph.doors import open_model
     from datafree.pack import open_pack
@@ -40,6 +40,7 @@ _HOME = {
     "compress": "datafree.api",
     "fold_batchnorm": "datafree.graph",
     "make_pack": "datafree.api",
+    "make_student": "datafree.api",
     "open_model": "datafree.graph.doors",
     "open_pack": "datafree.pack",
 }
@@ -56,6 +57,7 @@ __all__ = [
     "compress",
     "fold_batchnorm",
     "make_pack",
+    "make_student",
     "open_model",
     "open_pack",
 ]

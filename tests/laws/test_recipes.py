@@ -21,10 +21,18 @@ from zoo import ZOO
 NEED_BATCHNORM = {name: {"no_batchnorm", "tiny_vit"} for name in ("udfc", "genie", "mixmix", "zeroq")}
 """Networks whose pruned channels a recipe cannot rebuild, or whose statistics it cannot match."""
 
-ON_IMAGES = ("best", "genie", "mixmix", "zeroq")
+ON_IMAGES = ("best", "choi2020", "distilled", "genie", "mixmix", "zeroq")
 """Recipes that synthesize: here they get few images and few steps, so their students are no better than they begin."""
 
+GAME = {
+    "rounds": 1, "warm_up": 1, "student_steps": 1, "batch": 8, "latent": 8, "width": 4, "rate": 1e-4,
+    "quantized_rate": 1e-5, "precision": "float32", "compile": "never",
+}  # fmt: skip
+"""The shortest game there is, in steps too small to take a student away from where it begins."""
+
 QUICK = {
+    "choi2020": {"judges": 2, "distiller": {**GAME, "calibrate": 8}},
+    "distilled": {"judges": 2, "distiller": GAME},
     "best": {"count": 16, **{part: {"steps": 3} for part in ("recovery", "blocks", "training")}},
     "zeroq": {"count": 64, "synthesizer": {"name": "zeroq", "steps": 3}},
     "genie": {
@@ -39,10 +47,12 @@ QUICK = {
     },
 }
 
-LEAST_SNR = {"closed_form": 25, "udfc": 12, "best": 25, "genie": 20, "mixmix": 20, "zeroq": 20}
+LEAST_SNR = {"closed_form": 25, "udfc": 12, "best": 25, "genie": 20, "mixmix": 20, "zeroq": 20,
+             "choi2020": 20, "distilled": 20}  # fmt: skip
 """Decibels that 8-bit weights alone leave. UDFC's second penalty shrinks every rebuilt channel at any bits."""
 
-LEAST_AGREEMENT = {"closed_form": 60, "udfc": 15, "best": 60, "genie": 45, "mixmix": 45, "zeroq": 45}
+LEAST_AGREEMENT = {"closed_form": 60, "udfc": 15, "best": 60, "genie": 45, "mixmix": 45, "zeroq": 45,
+                   "choi2020": 45, "distilled": 45}  # fmt: skip
 """Percent, a quarter of the channels gone. UDFC as published does not restore the means behind the activation."""
 
 

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datafree.graph import ModelGraph, fold_batchnorm
+from datafree.graph.prepared import prepare
+from datafree.graph.statistics import statistics_loss
 from datafree.run import Run
 from datafree.spec import InputSpec, Refusal
 from datafree.synthesize import CATALOGUE, DEFAULT, Synthesizer, synthesize
 from datafree.synthesize.patches import patch_nodes
-from datafree.synthesize.prepared import prepare
 from datafree.synthesize.psaq import PSAQ, patch_entropy
-from datafree.synthesize.statistics import statistics_loss
 from zoo import ZOO
 
 WITHOUT_STATISTICS = ("no_batchnorm", "tiny_vit")

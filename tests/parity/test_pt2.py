@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import zipfile
@@ -13,7 +14,11 @@ from tests.parity.observed_ranges import quantize_observed, random_inputs
 from tests.zoo import ZOO
 
 from datafree.export import export_pt2, load_pt2, read_preprocess, write_preprocess
-from datafree.graph import ModelGraph, quantizers
+from datafree.export.names import describe_names, restore_names
+from datafree.graph import ModelGraph, fold_batchnorm, quantizers
+from datafree.prune import prune
+from datafree.prune.l1 import L1
+from datafree.run import Run
 from datafree.spec import InputSpec, Refusal
 
 
@@ -38,6 +43,44 @@ def test_the_file_and_the_loaded_graph_answer_as_the_graph_does(name, weights, a
     schemes = [q.scheme for q in quantizers(graph).values()]
     assert [q.scheme for q in quantizers(loaded).values()] == schemes
     assert [layer.weight for layer in loaded.layers] == [layer.weight for layer in graph.layers]
+
+
+@pytest.mark.parametrize(
+    ("name", "as_integers"),
+    [("residual", False), ("residual", True), ("shared_layer", True), ("shuffle", True), ("tiny_vit", False)],
+)
+def test_names_places_and_kept_rows_come_back(name, as_integers, tmp_path):
+    """A graph from a file is known node by node to be its teacher's student."""
+    model, inputs = ZOO[name]()
+    graph = ModelGraph.trace(model, inputs)
+    with contextlib.suppress(Refusal):  # a network whose channels are all bound is written whole
+        graph = prune(graph, ratio=0.3, criterion=L1(), run=Run(), scope="all")
+    if as_integers:
+        graph = quantize_observed(fold_batchnorm(graph))
+    export_pt2(graph, tmp_path / "student.pt2")
+    loaded = load_pt2(tmp_path / "student.pt2")
+    x = random_inputs(graph, 3, seed=1)
+    assert torch.equal(loaded(x), graph(x))
+    assert set(loaded.nodes) == set(graph.nodes)
+    assert loaded.layers == graph.layers, "nodes, paths, tensors"
+    assert loaded.shapes() == graph.shapes()
+    there = {key for key in graph.kept if key[0] in graph.state_dict()}  # folded BatchNorms are gone
+    assert loaded.kept.keys() == there
+    assert all(torch.equal(rows, graph.kept[key]) for key, rows in loaded.kept.items())
+
+
+def test_names_that_are_no_names_or_do_not_fit_are_not_taken():
+    model, inputs = ZOO["plain"]()
+    graph = ModelGraph.trace(model, inputs)
+    before = list(graph.nodes)
+    described = describe_names(graph)
+    key = next(key for key in described["nodes"] if "conv2d" in key)
+    described["nodes"][key][0][0] = "x = __import__('os')"
+    restore_names(graph, described)
+    assert list(graph.nodes) == before
+    described["nodes"][key] = [["mine", []]]
+    restore_names(graph, described)
+    assert list(graph.nodes) == before
 
 
 def test_weights_are_packed(tmp_path):

@@ -12,6 +12,7 @@ from datafree.functional.elimination import (
     elimination_losses,
     inverse_of,
     loaded_cholesky,
+    nearest_covariance,
     solve_kept,
 )
 
@@ -125,3 +126,16 @@ def test_an_indefinite_covariance_gets_the_ridge_it_needs():
     assert torch.equal(loaded_cholesky(torch.zeros(2, 2), 1e-3) > 0, torch.eye(2).bool())
     with pytest.raises(ValueError, match="not finite"):
         loaded_cholesky(torch.full((2, 2), torch.nan), 1e-3)
+
+
+def test_what_is_no_covariance_becomes_the_nearest_one():
+    gram = covariance(12)
+    assert nearest_covariance(gram) is gram
+    values, vectors = torch.linalg.eigh(gram)
+    values[:3] -= 2 * values[2]
+    broken = (vectors * values) @ vectors.T
+    found = nearest_covariance(broken)
+    told = torch.linalg.eigvalsh(found)
+    assert float(told[0]) > 0
+    torch.testing.assert_close(told[3:], values[3:], rtol=1e-6, atol=1e-9)
+    assert float((found - broken).norm()) <= float(values[:3].abs().sum()) + 1e-3 * float(values[-1])

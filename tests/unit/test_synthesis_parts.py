@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from datafree.functional.bounds import clamp_returning
 from datafree.functional.moments import image_moments
 from datafree.graph import ModelGraph, fold_batchnorm
+from datafree.graph.prepared import classes_of, fastest, prepare
+from datafree.graph.statistics import known_statistics, statistics_loss
 from datafree.nn.generator import Generator
 from datafree.nn.swing import Swing
 from datafree.spec import InputSpec, Refusal
@@ -20,8 +22,6 @@ from datafree.synthesize.dead_leaves import dead_leaves
 from datafree.synthesize.descent import descend_pixels, descend_spectrum
 from datafree.synthesize.lis import draw_staff
 from datafree.synthesize.patches import draw_pairs, patch_nodes, similarity_entropy
-from datafree.synthesize.prepared import classes_of, fastest, prepare
-from datafree.synthesize.statistics import known_statistics, statistics_loss
 from datafree.synthesize.targets import draw_targets, hardness_weighted
 from datafree.synthesize.views import flipped, jittered, pasted, random_box, total_variation
 from zoo import INPUTS, ZOO

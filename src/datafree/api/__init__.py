@@ -1,6 +1,8 @@
-"""The Python face: from a model to a saved result, and from models to a pack of images."""
+"""The Python face: from a model to a saved result, from a teacher to a student, and from models to a pack of images."""
 
-from datafree.api.compression import Result, compress
+from datafree.api.compression import compress
+from datafree.api.distillation import make_student
+from datafree.api.result import Result
 from datafree.api.synthesis import make_pack
 
-__all__ = ["Result", "compress", "make_pack"]
+__all__ = ["Result", "compress", "make_pack", "make_student"]

@@ -6,67 +6,30 @@ folder. What happens is noted in the run's ledger while it happens (`docs/ledger
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from datafree.api.job import describe_file, note_start, refusals_noted, refuse_missing_device
+from datafree.api.job import note_start, refusals_noted, refuse_missing_device
+from datafree.api.result import Result
+from datafree.api.scalars import follow, refuse_missing
+from datafree.api.stored import is_stored, open_stored
 from datafree.evaluate.compare import compare
-from datafree.evaluate.latency import measure_latency
 from datafree.graph import ModelGraph
-from datafree.graph.doors import open_model
+from datafree.graph.doors import open_model, open_student
 from datafree.graph.fingerprint import fingerprint
 from datafree.graph.renormalize import renormalize
 from datafree.pack import Pack, open_pack
 from datafree.recipes.settings import build, choose, describe, to_yaml
-from datafree.report import summarize, write_report
-from datafree.run import FILES, Run, check_folder, claim_folder
+from datafree.run import Run, check_folder, claim_folder
+from datafree.run.ranks import Ranks
 from datafree.spec import TARGETS, InputSpec, Refusal, name_of
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Result:
-    """What a job gives: the student, and everything needed to save and to explain it.
-
-    teacher, student: the original and the compressed graph
-    recipe: the recipe, with all its settings
-    settings: what `settings.yaml` says
-    run: seed, device and ledger
-    """
-
-    teacher: ModelGraph
-    student: ModelGraph
-    recipe: Any
-    settings: Mapping[str, Any]
-    run: Run
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """What the report shows, as plain data."""
-        return {**summarize(self.run.ledger.entries), "settings": to_yaml(self.settings)}
-
-    def save(self, folder: str | Path | None = None, *, force: bool = False) -> Path:
-        """Write the run's folder: settings, ledger, both graphs, `student.onnx` with its proofs, and the report.
-
-        folder: where to; by default where `compress` was told to keep its run
-        force: replace an earlier run of other settings
-
-        Raises Refusal when the folder cannot be written, or the student cannot be exported. Returns the folder.
-        """
-        if folder is not None and (self.run.folder is None or Path(folder) != self.run.folder):
-            claim_folder(Path(folder), to_yaml(self.settings), force=force)
-            self.run.keep_in(Path(folder))
-        if self.run.folder is None:
-            raise ValueError("save() needs a folder: compress() was not given one")
-        with refusals_noted(self.run):
-            return _save(self, self.run.folder)
+ALONE = Ranks()
 
 
 def compress(
@@ -100,15 +63,49 @@ def compress(
 
     Raises Refusal, with cause and remedy, for a model or a request that cannot be served.
     """
-    begun = time.time()
     if prune is not None:
         settings["ratio"] = prune
     if isinstance(recipe, (str, type)):
         recipe = build(recipe, settings)
     elif settings:
         raise ValueError(f"the recipe is ready made; {', '.join(settings)} cannot be set beside it")
+    return carry_out(
+        recipe, model, inputs=inputs, checkpoint=checkpoint, images=images, minutes=minutes, seed=seed, device=device,
+        folder=folder, force=force, watch=watch, command=command,
+    )  # fmt: skip
+
+
+def carry_out(
+    recipe: Any,
+    model: str | Path | nn.Module,
+    *,
+    inputs: InputSpec | Mapping[str, Any] | None = None,
+    checkpoint: str | Path | None = None,
+    student: nn.Module | ModelGraph | None = None,
+    images: str | Path | Pack | None = None,
+    minutes: float | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    folder: str | Path | None = None,
+    force: bool = False,
+    scalars: bool = False,
+    ranks: Ranks = ALONE,
+    watch: Callable[[str, str, float], None] | None = None,
+    command: str | None = None,
+) -> Result:
+    """One job: a recipe at work on a model, in a folder where there is one.
+
+    student: a network that is to learn, where the recipe takes one and its settings cannot name it
+    scalars: write the ledger's figures as TensorBoard events too, into the folder
+    ranks: the processes that work on it together; the first one writes, the others keep ledgers of their own
+
+    The rest as `compress` says. Raises Refusal as it does.
+    """
+    begun = time.time()
     if hasattr(recipe, "target"):
         choose(recipe.target, TARGETS, "target")
+    if scalars:
+        refuse_missing()
     refuse_missing_device(device)
     if folder is not None:
         check_folder(Path(folder), force=force)
@@ -128,9 +125,11 @@ def compress(
         **({"minutes": minutes} if minutes is not None else {}),
         "recipe": name_of(recipe),
         **describe(recipe),
+        **({"student": type(student).__name__} if student is not None else {}),
     }
     if pack is not None:
         _hand_over(pack, teacher, name, run)
+    handed = _students(recipe, student, teacher, run)
     run.log(
         "model",
         name=name,
@@ -141,17 +140,32 @@ def compress(
         begun=begun,
     )
     if folder is not None:
-        claim_folder(Path(folder), to_yaml(resolved), force=force)
-        run.keep_in(Path(folder))
+        if ranks.first:
+            claim_folder(Path(folder), to_yaml(resolved), force=force)
+        ranks.agree(0.0)  # nobody looks for kept states before an earlier run's are gone
+        run.keep_in(Path(folder), "ledger.jsonl" if ranks.first else f"ledger.{ranks.rank}.jsonl")
+        if scalars and ranks.first:
+            follow(run, Path(folder))
     with refusals_noted(run):
-        student = recipe.compress(teacher, teacher.inputs, run)
+        made: ModelGraph = recipe.compress(teacher, teacher.inputs, run, **handed)
         if pack is not None and not any(entry["event"] == "handed" for entry in run.ledger.entries):
             text = f"The recipe {name_of(recipe)} needs no images: those of {pack.folder} only serve to compare."
             run.log("note", text=text)
         with run.step("compare with the original"):
-            compare(student, teacher, run)
-        run.shown = None  # many megabytes that nobody will ask for again
-    return Result(teacher=teacher, student=student, recipe=recipe, settings=resolved, run=run)
+            compare(made, teacher, run)
+        run.shown = run.judges = None  # many megabytes that nobody will ask for again
+    return Result(teacher=teacher, student=made, recipe=recipe, settings=resolved, run=run, first=ranks.first)
+
+
+def _students(recipe: Any, given: Any, teacher: ModelGraph, run: Run) -> dict[str, ModelGraph]:
+    """What `recipe.compress` is handed beside the teacher: a student, where one is given, or where the recipe names
+    what an earlier job has left.
+    """
+    named: str = getattr(recipe, "student", None) or ""
+    if given is None and not is_stored(named):
+        return {}
+    with run.step("open the student"):
+        return {"student": open_student(given or open_stored(named, teacher), teacher)}
 
 
 def _hand_over(pack: Pack, teacher: ModelGraph, name: str, run: Run) -> None:
@@ -171,65 +185,3 @@ def _hand_over(pack: Pack, teacher: ModelGraph, name: str, run: Run) -> None:
             ) from refusal
     about = {key: pack.about[key] for key in ("method", "seed", "teachers") if key in pack.about}
     run.log("pack", folder=str(pack.folder), images=len(pack), **about)
-
-
-def _save(result: Result, folder: Path) -> Path:
-    """Everything a run's folder holds beside its settings and ledger, in the order a user needs it."""
-    from datafree.export import (  # slow to import; only saving needs it
-        export_onnx,
-        export_pt2,
-        parity,
-        write_preprocess,
-    )
-
-    run, target = result.run, TARGETS[getattr(result.recipe, "target", "onnxruntime")]
-    with run.step("save the graphs"):
-        export_pt2(result.teacher, folder / "teacher.pt2")
-        export_pt2(result.student, folder / "student.pt2")
-    with run.step("write student.onnx"):
-        student = folder / "student.onnx"
-        written = export_onnx(result.student, student, target, run)
-        write_preprocess(result.student.inputs, folder / "preprocess.json")
-    with run.step("check student.onnx against the graph"):
-        parity(result.student, student, run)
-    with tempfile.TemporaryDirectory(prefix="datafree-") as scratch, run.step("measure latency"):
-        teacher = Path(scratch) / "teacher.onnx"
-        export_onnx(result.teacher, teacher, target)
-        _note_file_sizes(run, teacher=teacher, student=student)
-        timed = measure_latency({"teacher": teacher, "student": student}, seconds=2.0, threads=torch.get_num_threads())
-        for name, found in timed.items():
-            run.log("latency", model=name, **found)
-    _note_limits(run, written, faster=timed["student"]["median_ms"] < timed["teacher"]["median_ms"])
-    begun = run.ledger.entries[0]["at"]
-    files = {
-        name: describe_file(folder / name) for name in FILES if (folder / name).is_file() and name != "ledger.jsonl"
-    }
-    run.log("finish", seconds=round(time.time() - begun, 3), files=files)
-    write_report(folder)
-    return folder
-
-
-def _note_file_sizes(run: Run, **files: Path) -> None:
-    """`size` once more, now with what the ONNX files take on disk."""
-    for model, path in files.items():
-        known = next(entry for entry in run.ledger.entries if entry["event"] == "size" and entry["model"] == model)
-        fields = {key: known[key] for key in ("parameters", "macs", "bytes")}
-        beside = path.with_name(path.name + ".data")
-        taken = sum(file.stat().st_size for file in (path, beside) if file.exists())
-        run.log("size", model=model, **fields, file_bytes=taken)
-
-
-def _note_limits(run: Run, written: Mapping[str, Any], *, faster: bool) -> None:
-    """What the file cannot give although it was asked for: users should hear it from us."""
-    layers = [entry for entry in run.ledger.entries if entry["event"] == "layer"]
-    asked = sorted({layer["bits"] for layer in layers} - {4, 8, 32})
-    if asked:
-        wanted = " and ".join(f"{bits}-bit weights in {4 if bits < 4 else 8} bits" for bits in asked)
-        run.log("note", text=f"ONNX has no such integers, so student.onnx stores {wanted}.")
-    if written["clipped_below_8_bits"]:
-        text = "Activations below 8 bits are computed in 8-bit integers and clipped: they make this file no faster."
-        run.log("note", text=text)
-    if not faster:
-        text = "On this machine student.onnx is not faster than the original. Integers pay where the processor has "
-        text += "instructions for them (VNNI, AMX, dot product) and layers are wide."
-        run.log("note", text=text)

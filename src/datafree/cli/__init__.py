@@ -9,6 +9,7 @@ import typer
 
 from datafree.cli import failure
 from datafree.cli.compress import compress, demo
+from datafree.cli.distill import distill
 from datafree.cli.doctor import doctor
 from datafree.cli.methods import list_methods, show
 from datafree.cli.results import evaluate, export, report
@@ -26,6 +27,7 @@ app = typer.Typer(
 for function, name in (
     (compress, "compress"),
     (synthesize, "synthesize"),
+    (distill, "distill"),
     (evaluate, "evaluate"),
     (report, "report"),
     (export, "export"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import datafree
 from datafree.cli.screen import emit
-from datafree.run.folder import RECONSTRUCTED, TRAINED
+from datafree.run.folder import DISTILLED, RECONSTRUCTED, TRAINED
 from datafree.run.shards import shards_in
 from datafree.spec import Refusal
 
@@ -48,6 +48,7 @@ def _kept(folder: Path) -> list[str]:
         (len(shards_in(folder)), "batch", "batches", " of images"),
         (len(list(folder.glob(f"{RECONSTRUCTED}/*.safetensors"))), "block", "blocks", ""),
         (len(list(folder.glob(f"{TRAINED}/*.safetensors"))), "training", "trainings", ""),
+        (len({path.name[:12] for path in folder.glob(f"{DISTILLED}/*.safetensors")}), "game", "games", ""),
     ]
     return [f"{count} {one if count == 1 else many}{rest}" for count, one, many, rest in found if count]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,6 +98,20 @@ def bits_from(option: str, text: str | None) -> dict[str, int | None]:
             f"--{option} {text} is no number of bits",
             why="it is neither a whole number nor `float`",
             remedy=f"write --{option} 8",
+        ) from None
+
+
+def place() -> tuple[int, int]:
+    """Which of how many processes this is, as torchrun and most cluster schedulers' wrappers say it."""
+    given = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
+    try:
+        return int(given["RANK"]), int(given["WORLD_SIZE"])
+    except ValueError:
+        said = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        raise Refusal(
+            "this process does not know its place",
+            why=f"the environment says {said}",
+            remedy="start with torchrun, or unset both",
         ) from None
 
 

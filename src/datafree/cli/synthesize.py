@@ -86,7 +86,7 @@ def synthesize(
         raise Refusal("synthesize has nowhere to write", why="--out is missing", remedy="add --out FOLDER")
     from datafree.recipes.settings import overrides as parsed
 
-    rank, world = _place()
+    rank, world = options.place()
     job: dict[str, Any] = {} if synthesizer is None else {"synthesizer": synthesizer}
     settings = parsed(overrides or [])
     _refuse_clashes(settings)
@@ -155,20 +155,6 @@ def _show(about: Any, folder: Path, *, as_json: bool) -> None:
     for text in notes:
         console.print("\n" + text, style="dim")
     console.print(f"\npack   {folder}\nsheet  {folder / 'contact_sheet.png'}")
-
-
-def _place() -> tuple[int, int]:
-    """Which of how many processes this is, as torchrun and most cluster schedulers' wrappers say it."""
-    given = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
-    try:
-        return int(given["RANK"]), int(given["WORLD_SIZE"])
-    except ValueError:
-        said = ", ".join(f"{name}={value!r}" for name, value in given.items())
-        raise Refusal(
-            "this process does not know its place",
-            why=f"the environment says {said}",
-            remedy="start with torchrun, or unset both",
-        ) from None
 
 
 def _own(device: str) -> str:

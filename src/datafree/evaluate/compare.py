@@ -26,17 +26,22 @@ _TELLING = (_UNLEARNED, _UNUSED)
 def compare(student: ModelGraph, teacher: ModelGraph, run: Run) -> None:
     """Note `size` of both, one `layer` for each layer of the student, and `fidelity` on synthetic images or on probes
     (pictures of nothing). Where synthetic images are enough, note the `forecast` of the accuracy lost.
+
+    A student of another architecture shares no layers with its teacher: it is compared by its answers alone. Students
+    that a recipe gives judges for have learned another network's answers; the forecast's law was not fitted on such.
     """
     before, after = cost(teacher), cost(student)
     for name, found in (("teacher", before), ("student", after)):
         run.log("size", model=name, parameters=found.parameters, macs=found.macs, bytes=found.bytes)
     count = int(min(_MOST, max(_FEWEST, _WORK // max(1, before.macs))))
     x, images_from = _images(teacher, count, run)
-    noise = layer_snr(student, teacher, x[: max(_FOR_LAYERS, count // 16)])
-    _note_layers(student, teacher, before, after, noise, images_from, run)
+    related = _places(student) == _places(teacher)
+    noise = layer_snr(student, teacher, x[: max(_FOR_LAYERS, count // 16)]) if related else {}
+    _note_layers(student, teacher if related else None, before, after, noise, images_from, run)
     agreed = fidelity(student, teacher, x)
     run.log("fidelity", model="student", images_from=images_from, **dataclasses.asdict(agreed))
-    if images_from in _TELLING and agreed.count >= LEAST_IMAGES and not math.isnan(agreed.unexplained):
+    telling = run.judges is None and images_from in _TELLING and agreed.count >= LEAST_IMAGES
+    if telling and not math.isnan(agreed.unexplained):
         told = dataclasses.asdict(forecast(agreed.unexplained, agreed.count))
         run.log("forecast", model="student", images_from=images_from, count=agreed.count, **told)
 
@@ -47,6 +52,8 @@ def _images(teacher: ModelGraph, count: int, run: Run) -> tuple[Tensor, str]:
     Images that no repair learned from, where there are enough of them; else all that the recipe was shown, or those
     that the job was handed and did not use; else probes.
     """
+    if run.judges is not None:
+        return run.judges[:count], _UNLEARNED
     if run.shown is not None and len(held_back(run.shown)) >= LEAST_IMAGES:
         return held_back(run.shown)[:count], _UNLEARNED
     if run.shown is not None:
@@ -56,11 +63,25 @@ def _images(teacher: ModelGraph, count: int, run: Run) -> tuple[Tensor, str]:
     return probes(teacher.inputs, count, run.generator("probes")), DESCRIPTION
 
 
+def _places(graph: ModelGraph) -> list[tuple[str, str]]:
+    """What tells one layer from another, whatever was rounded, removed or folded."""
+    return [(layer.node, layer.weight) for layer in graph.layers]
+
+
 def _note_layers(
-    student: ModelGraph, teacher: ModelGraph, before: Cost, after: Cost, noise: dict[str, float], probe: str, run: Run
+    student: ModelGraph,
+    teacher: ModelGraph | None,
+    before: Cost,
+    after: Cost,
+    noise: dict[str, float],
+    probe: str,
+    run: Run,
 ) -> None:
-    costs, earlier = {row.node: row for row in after.layers}, {row.node: row for row in before.layers}
-    widths = {layer.node: _channels(teacher, layer.weight, layer.kind, layer.groups) for layer in teacher.layers}
+    """teacher: None where it does not share the student's layers"""
+    costs, earlier, widths = {row.node: row for row in after.layers}, {}, {}
+    if teacher is not None:
+        earlier = {row.node: row for row in before.layers}
+        widths = {layer.node: _channels(teacher, layer.weight, layer.kind, layer.groups) for layer in teacher.layers}
     for layer in student.layers:
         row, old = costs[layer.node], earlier.get(layer.node)
         width, was = _channels(student, layer.weight, layer.kind, layer.groups), widths.get(layer.node)

@@ -1,8 +1,8 @@
 """`student.pt2`: the same network for PyTorch, with packed weights, that loads where `datafree` is not installed.
 
-Weights are stored as integers (8 bits: one a byte; 3 and 4: two; 2: four) under the names of the user's model, and the
-graph itself brings them to float with plain ATen operators. Activation quantizers are plain operators too: PyTorch's
-own fake quantization cannot be exported (2.15: no implementation for fake tensors).
+Weights are stored as integers (8 bits: one a byte; 3 and 4: two; 2: four; 1: eight) under the names of the user's
+model, and the graph itself brings them to float with plain ATen operators. Activation quantizers are plain operators
+too: PyTorch's own fake quantization cannot be exported (2.15: no implementation for fake tensors).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from datafree.export.names import describe_names, restore_names
 from datafree.export.preprocess import describe_inputs, inputs_of
 from datafree.graph import ModelGraph
 from datafree.graph.biases import quantizer_of
@@ -40,6 +41,7 @@ class Unpack(nn.Module):
         super().__init__()
         self.shape, self.count, self.axis = tuple(shape), shape.numel(), quantizer.axis
         self.low, self.fields = quantizer.scheme.qmin, _fields(quantizer.scheme.bits)
+        self.stride = _stride(quantizer.scheme)
         self.register_buffer("scale", quantizer.scale.clone())
         self.register_buffer("zero_point", quantizer.zero_point.clone())
 
@@ -52,7 +54,10 @@ class Unpack(nn.Module):
         codes = codes.reshape(self.shape)
         spread = [-1 if dim == self.axis and self.scale.ndim else 1 for dim in range(len(self.shape))]
         zero, scale = (self.zero_point - self.low).reshape(spread), self.scale.reshape(spread)
-        return (codes.to(torch.int32) - zero).to(torch.float32) * scale
+        codes = codes.to(torch.int32)
+        if self.stride > 1:
+            codes = codes * self.stride
+        return (codes - zero).to(torch.float32) * scale
 
 
 class Round(nn.Module):
@@ -82,13 +87,18 @@ _ROUND_STEPS = 5
 
 def _fields(bits: int) -> int:
     """Integers of this width in one byte."""
-    return 4 if bits == 2 else 2 if bits <= 4 else 1
+    return {1: 8, 2: 4, 3: 2, 4: 2}.get(bits, 1)
+
+
+def _stride(scheme: Scheme) -> int:
+    """How far neighbouring codes lie apart: those of 1 bit are -1 and +1."""
+    return 2 if scheme.binary else 1
 
 
 def _pack(weight: Tensor, quantizer: Quantizer) -> Tensor:
     """Grid points of a weight, counted from the grid's lower end, several in a byte. Returns uint8 [bytes]."""
     fields = _fields(quantizer.scheme.bits)
-    codes = (quantizer.integers(weight) - quantizer.scheme.qmin).flatten()
+    codes = (quantizer.integers(weight) - quantizer.scheme.qmin).flatten() // _stride(quantizer.scheme)
     codes = torch.cat([codes, codes.new_zeros(-len(codes) % fields)]).reshape(-1, fields)
     shifts = torch.arange(fields, dtype=torch.int32) * (8 // fields)
     return (codes << shifts).sum(1).to(torch.uint8)
@@ -101,6 +111,7 @@ def export_pt2(graph: ModelGraph, path: str | Path) -> dict[str, Any]:
     {"file", "bytes", "packed_weights"}. Raises Refusal when the folder cannot be written.
     """
     path, graph = Path(path), graph.copy()
+    names = describe_names(graph)
     weights, activations = _pack_weights(graph), _plain_activations(graph)
     example = (torch.zeros(2, *graph.inputs.shape),)
     batch = ({0: torch.export.Dim("batch", min=1)},)
@@ -114,7 +125,8 @@ def export_pt2(graph: ModelGraph, path: str | Path) -> dict[str, Any]:
             ):  # of a type that cannot change; it would stay for ever
                 program.graph_module.graph.erase_node(node)
         program.example_inputs = None  # they would be stored: megabytes of zeros
-        extra = json.dumps({"inputs": describe_inputs(graph.inputs), "weights": weights, "activations": activations})
+        described = {"inputs": describe_inputs(graph.inputs), "weights": weights, "activations": activations}
+        extra = json.dumps({**described, "names": names})
         saved = io.BytesIO()  # in memory first: on a full disk PyTorch's own writer ends the whole process
         torch.export.save(program, saved, extra_files={_EXTRA: extra})
         with write_atomic(path) as temporary:
@@ -171,7 +183,7 @@ def _plain_activations(graph: ModelGraph) -> dict[str, dict[str, Any]]:
 def load_pt2(path: str | Path, inputs: InputSpec | None = None) -> ModelGraph:
     """The graph that `export_pt2` wrote, with its quantizers; any other exported program as the door reads it.
 
-    inputs: needed only for a file that datafree did not write
+    inputs: what a file eats that datafree did not write
 
     Raises Refusal when the file is broken or hostile, or when nothing says what it eats.
     """
@@ -184,12 +196,14 @@ def load_pt2(path: str | Path, inputs: InputSpec | None = None) -> ModelGraph:
             why="it was not written by datafree",
             remedy="pass inputs=InputSpec(...)",
         )
-    graph = ModelGraph(module=module, inputs=inputs or inputs_of(extra["inputs"]))  # type: ignore[index]
+    told = inputs_of(extra["inputs"]) if extra is not None else inputs
+    graph = ModelGraph(module=module, inputs=told)  # type: ignore[arg-type]
     for place, described in (extra or {}).get("activations", {}).items():
         _restore_activation(graph, place, dict(described))
     for name, described in (extra or {}).get("weights", {}).items():
         _restore_weight(graph, name, dict(described))
     graph.clean()
+    restore_names(graph, (extra or {}).get("names", {}))
     return graph
 
 

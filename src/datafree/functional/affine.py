@@ -39,7 +39,9 @@ def _spread(value: Tensor, like: Tensor, axis: int) -> Tensor:
 
 
 def quantize(x: Tensor, grid: QParams) -> Tensor:
-    """Nearest integers of the grid. x: any shape -> same shape, int32."""
+    """Nearest integers of the grid; with 1 bit signs, that of 0 being +1. x: any shape -> same shape, int32."""
+    if grid.scheme.binary:
+        return torch.where(x < 0, -1, 1).to(torch.int32)
     scale, zero = _spread(grid.scale, x, grid.axis), _spread(grid.zero_point, x, grid.axis)
     return (torch.round(x / scale) + zero).clamp(grid.scheme.qmin, grid.scheme.qmax).to(torch.int32)
 

@@ -40,6 +40,20 @@ def loaded_cholesky(gram: Tensor, ridge: float) -> Tensor:
         ridge *= 10
 
 
+def nearest_covariance(gram: Tensor) -> Tensor:
+    """gram [D, D] itself where it is positive definite; else the nearest matrix whose eigenvalues are at least 1e-4 of
+    its greatest.
+
+    Statistics that contradict each other (BatchNorms that lag behind the weights of a network in training) tell
+    covariances that are none: a rounding's error under one of them would be negative.
+    """
+    if not bool(torch.linalg.cholesky_ex(gram).info):
+        return gram
+    values, vectors = torch.linalg.eigh(gram.double())
+    values = values.clamp(min=max(1e-4 * float(values[-1]), 1e-12))
+    return ((vectors * values) @ vectors.T).to(gram.dtype)
+
+
 class _Columns:
     """A factor that grows column by column, stored transposed so that columns are contiguous; room doubles when
     full.

@@ -6,6 +6,12 @@ Legend: s step, z zero point, [l, u] codes, y = s (clamp(round(x / s) + z, l, u)
     dy/ds = (y - x [inside]) / s                          (Esser et al. 2020, 1902.08153, eq. 3: round(x/s) - x/s
                                                            inside, the bound outside)
 
+With 1 bit the codes are -1 and +1, y = s sign(x), sign(0) = +1, and the range is [-s, s]:
+
+    dy/dx = 1 where |x| <= s, else 0                      (BinaryConnect, Courbariaux et al. 2015, 1511.00363: there
+                                                           latent weights are clipped to that range after each step)
+    dy/ds = sign(x)
+
 Written as one function of autograd, because the graph of its seven operators would keep seven tensors alive.
 """
 
@@ -46,3 +52,31 @@ class _RoundToStep(torch.autograd.Function):
             others = [dim for dim in range(x.ndim) if dim != ctx.axis]
             slope = (change.sum(others, dtype=torch.float32) if scale.ndim else change.sum(dtype=torch.float32)) / scale
         return passed, slope, None, None, None, None
+
+
+def sign_to_step(x: Tensor, scale: Tensor, axis: int = 0) -> Tensor:
+    """x as -scale or +scale. scale: [] or [C], C = x.shape[axis]"""
+    signed: Tensor = _SignToStep.apply(x, scale, axis)
+    return signed
+
+
+class _SignToStep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, axis: int) -> Tensor:
+        shape = [-1 if dim == axis else 1 for dim in range(x.ndim)] if scale.ndim else []
+        s = scale.to(x.dtype).reshape(shape)
+        below = x < 0
+        ctx.save_for_backward(below, x.abs() <= s, scale)
+        ctx.axis = axis
+        return torch.where(below, -s, s)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        below, inside, scale = ctx.saved_tensors
+        slope = None
+        if ctx.needs_input_grad[1]:
+            change = torch.where(below, -gradient, gradient)
+            others = [dim for dim in range(below.ndim) if dim != ctx.axis]
+            slope = change.sum(others, dtype=torch.float32) if scale.ndim else change.sum(dtype=torch.float32)
+        return gradient * inside, slope, None

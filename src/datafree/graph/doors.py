@@ -17,7 +17,7 @@ from torch import nn
 from datafree.graph.checkpoint import fill, read_checkpoint
 from datafree.graph.exported import open_exported
 from datafree.graph.model_graph import ModelGraph
-from datafree.graph.zoos import ZOOS, Card
+from datafree.graph.zoos import AS_PUBLISHED, ZOOS, Card, Wanted
 from datafree.spec import InputSpec, Refusal
 
 FORMS = (
@@ -61,12 +61,73 @@ def open_model(
     prefix, colon, rest = name.partition(":")
     if colon and prefix in ZOOS:
         bare, random, _ = rest.partition("?random")
-        built, card = ZOOS[prefix](bare, not random and checkpoint is None)
+        built, card = ZOOS[prefix](bare, not random and checkpoint is None, AS_PUBLISHED)
     elif colon and prefix and rest:
         built, card = _call(prefix, rest), {}
     else:
         raise _not_a_model(name)
     return from_module(built, inputs=inputs, checkpoint=checkpoint, card=card, name=name)
+
+
+def open_student(
+    model: str | Path | nn.Module | ModelGraph,
+    teacher: ModelGraph,
+    *,
+    checkpoint: str | Path | None = None,
+    seed: int = 0,
+) -> ModelGraph:
+    """Open a network that is to learn from a teacher: one that eats what the teacher eats and tells the same classes.
+
+    model: as `open_model` takes it, or a graph. A named architecture is built for the teacher's channels and classes,
+        where its library can, with random weights of this seed; `?random` may be written and changes nothing. A
+        function or a module brings the weights it has
+    checkpoint: a state dict that fills the architecture: a student that was begun elsewhere
+
+    Raises Refusal when it cannot be opened, does not take the teacher's input, or answers in another shape.
+    """
+    name = str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
+    if isinstance(model, ModelGraph):
+        student = model
+    else:
+        prefix, _, rest = name.partition(":") if isinstance(model, str) else ("", "", "")
+        if prefix in ZOOS:
+            wanted = Wanted(classes=teacher.inputs.classes, channels=teacher.inputs.shape[0], seed=seed)
+            built, _ = ZOOS[prefix](rest.partition("?random")[0], False, wanted)
+            student = from_module(built, inputs=teacher.inputs, checkpoint=checkpoint, name=name)
+        else:
+            with torch.random.fork_rng(devices=[]):  # a function draws its weights when it is called
+                torch.manual_seed(seed)
+                student = open_model(model, checkpoint=checkpoint, inputs=teacher.inputs)
+    _refuse_strangers(name, student, teacher)
+    return student
+
+
+def _refuse_strangers(name: str, student: ModelGraph, teacher: ModelGraph) -> None:
+    """Raises Refusal when the two cannot be compared, image by image and class by class."""
+    if student.inputs.shape != teacher.inputs.shape:
+        raise Refusal(
+            f"{name} cannot learn from this teacher",
+            why=f"it eats {list(student.inputs.shape)}, the teacher {list(teacher.inputs.shape)}",
+            remedy="choose a student for the teacher's input",
+        )
+    for what in ("mean", "std", "order"):
+        mine, theirs = getattr(student.inputs, what), getattr(teacher.inputs, what)
+        if mine != theirs:
+            raise Refusal(
+                f"{name} cannot learn from this teacher",
+                why=f"its input's {what} is {mine}, the teacher's {theirs}",
+                remedy="choose a student that sees the same pixels",
+            )
+    with torch.no_grad():
+        answers = [graph(torch.zeros(2, *teacher.inputs.shape)) for graph in (student, teacher)]
+    shapes = [list(answer.shape[1:]) if isinstance(answer, torch.Tensor) else None for answer in answers]
+    if shapes[0] != shapes[1] or shapes[0] is None:
+        said = ["no single tensor" if shape is None else f"{shape} numbers" for shape in shapes]
+        raise Refusal(
+            f"{name} cannot learn from this teacher",
+            why=f"it answers with {said[0]} for an image, the teacher with {said[1]}",
+            remedy="choose a student with the teacher's classes",
+        )
 
 
 def from_module(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, fx
 
-from datafree.graph.model_graph import BatchNorm, ModelGraph
+from datafree.graph.model_graph import BatchNorm, Layer, ModelGraph
 from datafree.graph.operators import LAYERS, kind
+from datafree.nn import Quantizer
+from datafree.spec import QParams
 
 
 def affine_of(graph: ModelGraph, norm: BatchNorm) -> tuple[Tensor, Tensor]:
@@ -36,6 +40,9 @@ def fold_batchnorm(graph: ModelGraph) -> ModelGraph:
     A BatchNorm with no layer of its own before it (pre-activation networks, after a concat or an add) is left as
     it is. The Gaussians the folded BatchNorms told of are kept in `anchors`, under the name of the layer's node, which
     now carries the BatchNorm's output.
+
+    A weight with a quantizer behind it takes a BatchNorm in where its grid can be multiplied too (symmetric, one scale
+    for each channel): the same integers, or their negatives, with other scales.
     """
     graph = graph.copy()
     nodes = graph.nodes
@@ -47,6 +54,9 @@ def fold_batchnorm(graph: ModelGraph) -> ModelGraph:
         layer = next((layer for layer in graph.layers if layer.node == source.name), None)
         if layer is None or weights.count(layer.weight) > 1:  # a shared weight can hold no BatchNorm
             continue
+        quantizer = _quantizer(graph, source)
+        if quantizer is not None and not _can_follow(quantizer, layer):
+            continue
         graph.anchors[source.name] = gaussian_of(graph, norm)
         a, b = affine_of(graph, norm)
         weight = graph.tensor(layer.weight)
@@ -57,12 +67,42 @@ def fold_batchnorm(graph: ModelGraph) -> ModelGraph:
         else:
             shape[0] = -1
             graph.set_tensor(layer.weight, weight * a.reshape(shape))
+        if quantizer is not None:
+            _follow(graph, source, quantizer, a)
         bias = graph.tensor(layer.bias) * a + b if layer.bias else b
         set_bias(graph, source, bias)
         node.replace_all_uses_with(source)
         graph.module.graph.erase_node(node)
     graph.clean()
     return graph
+
+
+def _quantizer(graph: ModelGraph, layer: fx.Node) -> Quantizer | None:
+    """What stands between a layer and its stored weight."""
+    node = layer.args[1]
+    found = (
+        graph.module.get_submodule(str(node.target))
+        if isinstance(node, fx.Node) and kind(node) == "quantizer"
+        else None
+    )
+    return found if isinstance(found, Quantizer) else None
+
+
+def _can_follow(quantizer: Quantizer, layer: Layer) -> bool:
+    """Whether a weight stays on its grid when its output channels are multiplied: a grid that is symmetric and may have
+    a scale for each of them turns around with a negative factor; no other does.
+    """
+    return quantizer.scheme.symmetric and layer.kind != "conv_transpose"
+
+
+def _follow(graph: ModelGraph, layer: fx.Node, quantizer: Quantizer, a: Tensor) -> None:
+    """Multiply a weight's grid with its channels: the codes stay, but for the sign."""
+    node = layer.args[1]
+    assert isinstance(node, fx.Node)
+    scale = (quantizer.scale * a.abs().float()).clamp(min=torch.finfo(torch.float32).tiny)
+    scheme = replace(quantizer.scheme, granularity="channel")
+    zero = torch.zeros_like(scale, dtype=torch.int32)
+    graph.module.set_submodule(str(node.target), Quantizer(QParams(scale=scale, zero_point=zero, scheme=scheme)))
 
 
 def set_bias(graph: ModelGraph, node: fx.Node, bias: Tensor) -> str:

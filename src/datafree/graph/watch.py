@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,14 @@ from torch import Tensor, fx
 from datafree.graph.model_graph import ModelGraph
 from datafree.graph.operators import aten
 
+Question = Callable[[Tensor], Any]
 
-def watched(graph: ModelGraph, asked: Mapping[str, Callable[[Tensor], Any]]) -> fx.GraphModule:
+
+def watched(graph: ModelGraph, asked: Mapping[str, Question] | Sequence[tuple[str, Question]]) -> fx.GraphModule:
     """A copy of the graph's module that returns (output, [asked[node](value of node), ...]).
 
-    asked: node name -> what is wanted of the node's value, a module-level function; the answers keep their order
+    asked: node name -> what is wanted of the node's value, a module-level function; the answers keep their order. Pairs
+        where several things are asked of one node
 
     Operators that write into their input write a new value in the copy: what was asked of a value stays true of it.
 
@@ -24,10 +27,11 @@ def watched(graph: ModelGraph, asked: Mapping[str, Callable[[Tensor], Any]]) -> 
     """
     module = copy.deepcopy(graph.module)
     nodes = {node.name: node for node in module.graph.nodes}
-    if unknown := sorted(set(asked) - set(nodes)):
+    pairs = list(asked.items()) if isinstance(asked, Mapping) else list(asked)
+    if unknown := sorted({name for name, _ in pairs} - set(nodes)):
         raise ValueError(f"no such nodes: {unknown}")
     answers = []
-    for name, question in asked.items():
+    for name, question in pairs:
         with module.graph.inserting_after(nodes[name]):
             answers.append(module.graph.call_function(question, (nodes[name],)))
     for node in module.graph.nodes:

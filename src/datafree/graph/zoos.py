@@ -6,6 +6,7 @@ import difflib
 import importlib
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -20,23 +21,39 @@ Card = dict[str, Any]
 """Fields of an InputSpec that the model's publisher states."""
 
 
-def from_timm(name: str, pretrained: bool) -> tuple[nn.Module, Card]:
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a network is built for, where that is not what its publisher says. seed: of its random weights"""
+
+    classes: int | None = None
+    channels: int | None = None
+    seed: int = 0
+
+
+AS_PUBLISHED = Wanted()
+
+
+def from_timm(name: str, pretrained: bool, wanted: Wanted = AS_PUBLISHED) -> tuple[nn.Module, Card]:
     """`NAME` or `NAME.tag` of timm."""
     timm = _library("timm", "timm")
     if not timm.is_model(name.split(".")[0]):
         raise _unknown(f"timm:{name}", name, timm.list_models())
-    model = _build(f"timm:{name}", lambda: timm.create_model(name, pretrained=pretrained), pretrained)
+    given = _timm_arguments(wanted)
+    build = lambda: timm.create_model(name, pretrained=pretrained, **given)  # noqa: E731
+    model = _build(f"timm:{name}", build, pretrained, wanted.seed)
     return model, _timm_card(model)
 
 
-def from_hub(repository: str, pretrained: bool) -> tuple[nn.Module, Card]:
+def from_hub(repository: str, pretrained: bool, wanted: Wanted = AS_PUBLISHED) -> tuple[nn.Module, Card]:
     """`OWNER/NAME` on the hub, in timm's layout (config.json beside model.safetensors)."""
     timm = _library("timm", "timm")
-    model = _build(f"hf:{repository}", lambda: timm.create_model(f"hf-hub:{repository}", pretrained=pretrained), True)
+    given = _timm_arguments(wanted)
+    build = lambda: timm.create_model(f"hf-hub:{repository}", pretrained=pretrained, **given)  # noqa: E731
+    model = _build(f"hf:{repository}", build, True, wanted.seed)
     return model, _timm_card(model)
 
 
-def from_torchvision(name: str, pretrained: bool) -> tuple[nn.Module, Card]:
+def from_torchvision(name: str, pretrained: bool, wanted: Wanted = AS_PUBLISHED) -> tuple[nn.Module, Card]:
     """`NAME`, or `NAME.WEIGHTS` as in `resnet50.IMAGENET1K_V1`; by default the weights torchvision calls DEFAULT."""
     models = _library("torchvision.models", "torchvision")
     name, _, tag = name.partition(".")
@@ -46,27 +63,33 @@ def from_torchvision(name: str, pretrained: bool) -> tuple[nn.Module, Card]:
     if tag and tag not in weights.__members__:
         raise _unknown(f"torchvision:{name}.{tag}", tag, weights.__members__)
     chosen = weights[tag or "DEFAULT"]
-    build = lambda: models.get_model(name, weights=chosen if pretrained else None)  # noqa: E731
-    return _build(f"torchvision:{name}", build, pretrained), _torchvision_card(chosen.transforms())
+    given: dict[str, Any] = {} if wanted.classes is None else {"num_classes": wanted.classes}
+    build = lambda: models.get_model(name, weights=chosen if pretrained else None, **given)  # noqa: E731
+    return _build(f"torchvision:{name}", build, pretrained, wanted.seed), _torchvision_card(chosen.transforms())
 
 
-def from_bundled(name: str, pretrained: bool) -> tuple[nn.Module, Card]:
-    """A network that ships with the package."""
+def from_bundled(name: str, pretrained: bool, wanted: Wanted = AS_PUBLISHED) -> tuple[nn.Module, Card]:
+    """A network that ships with the package; its input and its classes are what they are."""
     if name not in NETWORKS:
         raise _unknown(f"bundled:{name}", name, NETWORKS)
-    model = _build(f"bundled:{name}", importlib.import_module(f"datafree.bundled.{name}").build, False)
+    model = _build(f"bundled:{name}", importlib.import_module(f"datafree.bundled.{name}").build, False, wanted.seed)
     if pretrained:
         fill(model, read_checkpoint(weights_path(name)), f"bundled:{name}")
     return model, {field: getattr(NETWORKS[name], field) for field in InputSpec.__dataclass_fields__}
 
 
-ZOOS: dict[str, Callable[[str, bool], tuple[nn.Module, Card]]] = {
+ZOOS: dict[str, Callable[[str, bool, Wanted], tuple[nn.Module, Card]]] = {
     "timm": from_timm,
     "torchvision": from_torchvision,
     "hf": from_hub,
     "bundled": from_bundled,
 }
 """Prefix of a model's name -> the door behind it."""
+
+
+def _timm_arguments(wanted: Wanted) -> dict[str, Any]:
+    given = {"num_classes": wanted.classes, "in_chans": wanted.channels}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _timm_card(model: nn.Module) -> Card:
@@ -109,12 +132,12 @@ def _library(module: str, extra: str) -> ModuleType:
         ) from error
 
 
-def _build(name: str, make: Callable[[], nn.Module], download: bool) -> nn.Module:
-    """Call the constructor. Random weights are those of seed 0, and the caller's random state is left alone."""
+def _build(name: str, make: Callable[[], nn.Module], download: bool, seed: int) -> nn.Module:
+    """Call the constructor. Random weights are those of the seed, and the caller's random state is left alone."""
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             return make()
     except Exception as error:  # constructors and download clients raise kinds of their own
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]

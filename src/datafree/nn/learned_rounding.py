@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from datafree.nn.quantizer import Quantizer
-from datafree.spec import QParams
+from datafree.spec import QParams, Refusal
 
 _ZETA, _GAMMA = 1.1, -0.1  # the stretch of the sigmoid: Nagel et al. 2020, section 3
 _NEAR = 0.1  # how far from a whole choice one may start
@@ -36,8 +36,17 @@ class LearnedRounding(nn.Module):
     zero_point: Tensor
 
     def __init__(self, weight: Tensor, quantizer: Quantizer, reference: Tensor) -> None:
-        """weight: on the quantizer's grid; reference: same shape, float."""
+        """weight: on the quantizer's grid; reference: same shape, float.
+
+        Raises Refusal for 1 bit: its two codes have no neighbours to choose from.
+        """
         super().__init__()
+        if quantizer.scheme.binary:
+            raise Refusal(
+                "rounding cannot be learned at 1 bit",
+                why="a sign has no two neighbouring integers to choose from",
+                remedy="train the student instead (qat, zhu2020)",
+            )
         grid = quantizer.grid
         self.scheme, self.axis = grid.scheme, grid.axis
         shape = [-1 if dim == grid.axis else 1 for dim in range(weight.ndim)] if grid.per_channel else []

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from datafree.functional.mixing import mixed
-from datafree.functional.straight_through import round_to_step
+from datafree.functional.straight_through import round_to_step, sign_to_step
 from datafree.nn.quantizer import Quantizer
 from datafree.spec import QParams
 
@@ -36,7 +36,10 @@ class LearnedStep(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scale = self.scale * self.log_factor.exp()
         low, high = self.scheme.qmin, self.scheme.qmax
-        rounded = round_to_step(x, scale, self.zero_point, low, high, self.axis)
+        if self.scheme.binary:
+            rounded = sign_to_step(x, scale, self.axis)
+        else:
+            rounded = round_to_step(x, scale, self.zero_point, low, high, self.axis)
         if self.drop and not self.hard:
             rounded = mixed(x, rounded, self.drop, self.generator)
         return rounded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from datafree.functional.straight_through import sign_to_step
 from datafree.spec import QParams, Scheme
 
 
@@ -12,7 +13,7 @@ class Quantizer(nn.Module):
     """Fake quantization of one edge: forward rounds to the grid and passes gradients straight through inside the range.
 
     scale: [] or [C] float32; zero_point: same shape, int32. The forward is PyTorch's own `fake_quantize`, so a saved
-    graph loads without `datafree`.
+    graph loads without `datafree`; with 1 bit it is scale * sign(x).
     """
 
     scale: Tensor
@@ -30,6 +31,8 @@ class Quantizer(nn.Module):
         return QParams(scale=self.scale, zero_point=self.zero_point, scheme=self.scheme, axis=self.axis)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.scheme.binary:
+            return sign_to_step(x, self.scale, self.axis)
         low, high = self.scheme.qmin, self.scheme.qmax
         if self.scale.ndim == 1:
             return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.axis, low, high)

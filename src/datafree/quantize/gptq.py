@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from datafree.functional.affine import dequantize, qparams_from_range
+from datafree.functional.elimination import nearest_covariance
 from datafree.functional.kronecker import kronecker_gptq, kronecker_product
 from datafree.functional.rounding import Rows, descend, error, gain, gptq
 from datafree.graph.readers import Reader
@@ -93,7 +94,7 @@ class GPTQ:
         gram = self.shrink * reader.patch + self.mean * torch.outer(mean, mean)
         diagonal = reader.patch.diagonal()
         gram.diagonal().add_((1 - self.shrink) * diagonal + self.damping * diagonal.mean())
-        return gram.float()
+        return nearest_covariance(gram.float())
 
     def _search(self, flat: Tensor, scheme: Scheme, gram: Tensor) -> tuple[Rows, Tensor]:
         """The clip ratio, rounding included, with the least error once the gain is restored; then descent."""
@@ -113,7 +114,7 @@ class GPTQ:
         channels = self.shrink * reader.channels + self.mean * torch.outer(reader.mean, reader.mean)
         diagonal = reader.channels.diagonal()
         channels.diagonal().add_((1 - self.shrink) * diagonal + self.damping * diagonal.mean())
-        channels, taps = channels.float(), reader.tapwise.float()
+        channels, taps = nearest_covariance(channels.float()), reader.tapwise.float()
         cube = weight.reshape(*weight.shape[:2], -1)
         flat = cube.flatten(1)
         best, chosen = torch.full((len(flat),), torch.inf), torch.ones(len(flat))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from datafree.compensate import CATALOGUE as COMPENSATE
+from datafree.distill import CATALOGUE as DISTILL
 from datafree.prune import CATALOGUE as PRUNE
 from datafree.quantize import CATALOGUE as QUANTIZE
 from datafree.recipes import CATALOGUE as RECIPES
@@ -18,5 +19,6 @@ FAMILIES: Mapping[str, Mapping[str, type]] = {
     "compensate": COMPENSATE,
     "synthesize": SYNTHESIZE,
     "reconstruct": RECONSTRUCT,
+    "distill": DISTILL,
 }
 """Family -> name -> class."""

@@ -8,8 +8,8 @@ from torch import fx
 
 from datafree.graph import ModelGraph, cost
 from datafree.graph.blocks import Block, blocks, cut_out
+from datafree.graph.counterparts import Counterparts
 from datafree.graph.operators import kind
-from datafree.reconstruct.counterparts import Counterparts
 from datafree.spec import Refusal
 
 _ACTIVATIONS = ("relu", "relu6", "leaky_relu", "silu", "hardswish", "gelu")

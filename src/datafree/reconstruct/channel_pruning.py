@@ -23,9 +23,9 @@ from torch import Tensor, fx
 from datafree.functional.least_squares import ridge_solve
 from datafree.graph import Layer, ModelGraph, fold_batchnorm, quantizers
 from datafree.graph.arguments import bind
+from datafree.graph.counterparts import Counterparts
 from datafree.graph.fold import set_bias
 from datafree.graph.operators import kind
-from datafree.reconstruct.counterparts import Counterparts
 from datafree.run import Run, held_back
 from datafree.spec import Paper, Refusal, method
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from datafree.functional.augment import augment
 from datafree.graph import ModelGraph
 from datafree.graph.blocks import blocks
+from datafree.graph.counterparts import Counterparts
 from datafree.graph.watch import watched
 from datafree.graph.whole_student import WholeStudent
-from datafree.reconstruct.counterparts import Counterparts
 from datafree.run import HELD, Run, held_back
 
 if TYPE_CHECKING:

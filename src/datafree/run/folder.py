@@ -26,8 +26,11 @@ FILES = (
 )
 """What a run writes beside images and states; nothing else in a folder is ever touched."""
 
-RECONSTRUCTED, TRAINED = "reconstructed", "trained"
-"""Where repairs keep what they have reached, one safetensors file for each part or training."""
+RECONSTRUCTED, TRAINED, DISTILLED = "reconstructed", "trained", "distilled"
+"""Where repairs keep what they have reached, one safetensors file for each part or training; a game against a generator
+has two, its last state and the one before."""
+SCALARS = "tensorboard"
+"""Where the ledger's figures lie as events for TensorBoard, when they are asked for."""
 
 
 def check_folder(folder: Path, *, force: bool = False) -> None:
@@ -79,7 +82,8 @@ def join_folder(folder: Path, settings: str, *, goes_on: Callable[[str], bool], 
 
 
 def _states_in(folder: Path) -> list[Path]:
-    return [path for name in (RECONSTRUCTED, TRAINED) for path in (folder / name).glob("*.safetensors")]
+    kept = [(name, "*.safetensors") for name in (RECONSTRUCTED, TRAINED, DISTILLED)]
+    return [path for name, files in [*kept, (SCALARS, "events.out.tfevents.*")] for path in (folder / name).glob(files)]
 
 
 def _text(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ from datafree.spec import Refusal
 
 
 class Ledger:
-    """Append-only `ledger.jsonl`. Every entry has `event` and `at` (seconds since the epoch)."""
+    """Append-only `ledger.jsonl`. Every entry has `event` and `at` (seconds since the epoch).
+
+    watch: called with every entry once it is written
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.entries: list[dict[str, Any]] = []
+        self.watch: Callable[[dict[str, Any]], None] | None = None
 
     def append(self, event: str, **fields: Any) -> None:
         entry = {"event": event, "at": round(time.time(), 3), **fields}
@@ -26,6 +31,8 @@ class Ledger:
         self.entries.append(entry)
         if self.path is not None:
             self._write(self.path, line + "\n", "a")
+        if self.watch is not None:
+            self.watch(entry)
 
     def move_to(self, path: Path) -> None:
         """Write what was noted so far to `path`, and append there from now on. A file of that name is replaced."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def own_version() -> str:
     """The installed version; 'source' when run from a checkout that was never installed."""
     try:

@@ -28,6 +28,7 @@ class Run:
         their own making
     shown: what `synthesize` gave the recipe, made or handed; the student is compared with its teacher on these. Most of
         them may have taught it: see `held_back`
+    judges: [N, C, H, W], images that nothing learns from; where a recipe gives some, the student is compared on these
     watch: called with (step name, "start", 0.0), (step name, "share", share done) and (step name, "end", seconds); the
         command line draws progress with it
     """
@@ -38,6 +39,7 @@ class Run:
     minutes: float | None = None
     images: Tensor | None = field(default=None, repr=False)
     shown: Tensor | None = field(default=None, init=False, repr=False)
+    judges: Tensor | None = field(default=None, init=False, repr=False)
     watch: Callable[[str, str, float], None] | None = None
     ledger: Ledger = field(init=False)
     _open: list[str] = field(init=False, default_factory=list, repr=False)

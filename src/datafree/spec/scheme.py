@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the ground floor stays importable without torch: the report
 class Scheme:
     """An integer grid, without its scale.
 
-    bits: width of the stored integer, 2 to 8
+    bits: width of the stored integer, 2 to 8; or 1, signed and symmetric: the two codes -1 and +1, and no zero
     signed: integers run from -2^(b-1), else from 0
     symmetric: zero point fixed at 0; a signed symmetric grid is narrow (-2^(b-1)+1 .. 2^(b-1)-1), so that a weight and
         its negative cost the same and no kernel has to special-case the extra code
@@ -26,23 +26,34 @@ class Scheme:
     granularity: Literal["tensor", "channel"] = "tensor"
 
     def __post_init__(self) -> None:
-        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
-            raise ValueError(f"bits must be a whole number from 2 to 8, got {self.bits!r}")
+        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 1 <= self.bits <= 8:
+            raise ValueError(f"bits must be a whole number from 1 to 8, got {self.bits!r}")
         if self.granularity not in ("tensor", "channel"):
             raise ValueError(f"granularity must be 'tensor' or 'channel', got {self.granularity!r}")
         if self.symmetric and not self.signed:
             raise ValueError(
                 "a symmetric grid is signed; for values that are never negative use signed=False, symmetric=False"
             )
+        if self.bits == 1 and not self.symmetric:
+            raise ValueError("a grid of 1 bit has the codes -1 and +1: it is signed and symmetric")
+
+    @property
+    def binary(self) -> bool:
+        """Whether the only codes are -1 and +1."""
+        return self.bits == 1
 
     @property
     def qmin(self) -> int:
         if not self.signed:
             return 0
+        if self.binary:
+            return -1
         return -(2 ** (self.bits - 1)) + (1 if self.symmetric else 0)
 
     @property
     def qmax(self) -> int:
+        if self.binary:
+            return 1
         return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
 
     def with_bits(self, bits: int) -> Scheme:
@@ -54,7 +65,7 @@ class QParams:
     """A grid with its scale: x ~ (q - zero_point) * scale, q in [qmin, qmax].
 
     scale: [] or [C], positive, float32
-    zero_point: same shape, int32, inside [qmin, qmax] so that 0.0 is exact
+    zero_point: same shape, int32, inside [qmin, qmax] so that 0.0 is exact (but for 1 bit, which has no zero)
     axis: the channel dimension when scale is [C]
     """
 

@@ -13,10 +13,10 @@ from pydantic import Field
 from torch import Tensor
 
 from datafree.graph import ModelGraph
+from datafree.graph.prepared import check_teachers
 from datafree.run import Run
 from datafree.spec import InputSpec, Paper, method
 from datafree.synthesize.canvas import Canvas
-from datafree.synthesize.prepared import check_teachers
 
 
 @method

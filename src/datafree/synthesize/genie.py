@@ -19,12 +19,12 @@ from pydantic import Field
 from torch import Tensor
 
 from datafree.graph import ModelGraph
+from datafree.graph.prepared import Precision, check_teachers, prepare
 from datafree.nn.generator import Generator
 from datafree.run import Run
 from datafree.spec import InputSpec, Paper, method
 from datafree.synthesize.canvas import Canvas
 from datafree.synthesize.descent import descend
-from datafree.synthesize.prepared import Precision, check_teachers, prepare
 
 
 @method

@@ -17,11 +17,11 @@ from pydantic import Field
 from torch import Tensor
 
 from datafree.graph import ModelGraph
+from datafree.graph.prepared import Precision, check_teachers, classes_of, prepare
 from datafree.run import Run
 from datafree.spec import InputSpec, Paper, method
 from datafree.synthesize.canvas import Canvas
 from datafree.synthesize.descent import descend_pixels
-from datafree.synthesize.prepared import Precision, check_teachers, classes_of, prepare
 from datafree.synthesize.targets import draw_targets, hardness_weighted
 
 

@@ -19,12 +19,12 @@ from pydantic import Field
 from torch import Tensor
 
 from datafree.graph import ModelGraph, fold_batchnorm
+from datafree.graph.prepared import Precision, PreparedTeacher, check_teachers, classes_of, prepare
 from datafree.run import Run
 from datafree.spec import InputSpec, Paper, Refusal, method
 from datafree.synthesize.canvas import Canvas
 from datafree.synthesize.descent import descend_pixels
 from datafree.synthesize.patches import draw_pairs, patch_nodes, similarity_entropy
-from datafree.synthesize.prepared import Precision, PreparedTeacher, check_teachers, classes_of, prepare
 from datafree.synthesize.targets import draw_targets
 from datafree.synthesize.views import flipped, jittered, total_variation
 

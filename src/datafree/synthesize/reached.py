@@ -9,9 +9,9 @@ from torch import Tensor
 
 from datafree.functional.moments import image_moments
 from datafree.graph import ModelGraph
+from datafree.graph.statistics import deviations, known_statistics
 from datafree.graph.watch import watched
 from datafree.spec import Refusal
-from datafree.synthesize.statistics import deviations, known_statistics
 
 
 class Reached:
@@ -50,7 +50,7 @@ class Reached:
 
     def statistics(self) -> dict[str, Any]:
         """How far all images together are from what the teacher remembers: `loss`, 0 for its training set, and the same
-        of each `layer` (`datafree.synthesize.statistics` has the formula). `loss` is None where it remembers nothing.
+        of each `layer` (`datafree.graph.statistics` has the formula). `loss` is None where it remembers nothing.
         """
         if not self.known or not self.count:
             return {"loss": None, "why": self.why, "layers": []}

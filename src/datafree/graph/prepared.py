@@ -18,10 +18,10 @@ from datafree.functional.moments import image_moments
 from datafree.graph import ModelGraph, fold_batchnorm
 from datafree.graph.arguments import bind, op_name
 from datafree.graph.operators import kind
+from datafree.graph.statistics import Statistics, deviations, known_statistics
 from datafree.graph.watch import watched
 from datafree.nn.swing import Swing
 from datafree.spec import InputSpec, Refusal
-from datafree.synthesize.statistics import Statistics, deviations, known_statistics
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -33,7 +33,7 @@ class PreparedTeacher:
     module: x -> (output, [answer, ...]), moments of `known` first, then what else was asked, in order
     """
 
-    module: fx.GraphModule
+    module: Callable[[Tensor], Any]
     known: tuple[Statistics, ...]
     dtype: torch.dtype
 
@@ -67,10 +67,8 @@ def prepare(
     """
     folded = fold_batchnorm(teacher)
     known = known_statistics(folded) if statistics else []
-    questions: dict[str, Callable[[Tensor], Any]] = {target.node: image_moments for target in known}
-    if asked and (both := set(asked) & set(questions)):
-        raise ValueError(f"asked twice of one node: {sorted(both)}")
-    module = watched(folded, {**questions, **(asked or {})})
+    questions: list[tuple[str, Callable[[Tensor], Any]]] = [(target.node, image_moments) for target in known]
+    module = watched(folded, [*questions, *(asked or {}).items()])
     _end_in_logits(module)
     if swing is not None:
         _swing(module, swing)

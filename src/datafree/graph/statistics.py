@@ -64,12 +64,12 @@ def deviations(moments: Sequence[Tensor], known: Sequence[Statistics]) -> Tensor
     losses = []
     for value, target in zip(moments, known, strict=True):
         mean, std = mean_and_std(value, target.eps + 1e-12)
-        scale = _scale(target)
+        scale = spread_of(target)
         losses.append((((mean - target.mean) / scale).square() + ((std - target.std) / scale).square()).mean(-1))
     return torch.stack(losses)
 
 
-def _scale(target: Statistics) -> Tensor:
+def spread_of(target: Statistics) -> Tensor:
     """sigma, kept from being so small that rounding, or a channel that says nothing, would rule the loss."""
     floor = torch.maximum(_LEAST * target.std.median(), _ROUNDING * target.mean.abs())
     return torch.maximum(target.std, floor).clamp(min=1e-12)

@@ -1,0 +1,126 @@
+"""What a job gives, and the folder it leaves: both graphs, files for the runtime with their proofs, and the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datafree.api.job import describe_file, refusals_noted
+from datafree.evaluate.latency import measure_latency
+from datafree.graph import ModelGraph
+from datafree.recipes.settings import to_yaml
+from datafree.report import summarize, write_report
+from datafree.run import FILES, Run, claim_folder
+from datafree.spec import TARGETS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a job gives: the student, and everything needed to save and to explain it.
+
+    teacher, student: the original and the compressed graph
+    recipe: the recipe, with all its settings
+    settings: what `settings.yaml` says
+    run: seed, device and ledger
+    first: whether this process writes, of those that worked on the job together
+    """
+
+    teacher: ModelGraph
+    student: ModelGraph
+    recipe: Any
+    settings: Mapping[str, Any]
+    run: Run
+    first: bool = True
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the report shows, as plain data."""
+        return {**summarize(self.run.ledger.entries), "settings": to_yaml(self.settings)}
+
+    def save(self, folder: str | Path | None = None, *, force: bool = False) -> Path:
+        """Write the run's folder: settings, ledger, both graphs, `student.onnx` with its proofs, and the report.
+
+        folder: where to; by default where `compress` was told to keep its run
+        force: replace an earlier run of other settings
+
+        Of several processes that worked together only the first writes. Returns the folder.
+
+        Raises Refusal when the folder cannot be written, or the student cannot be exported.
+        """
+        if not self.first and self.run.folder is not None:
+            return self.run.folder
+        if folder is not None and (self.run.folder is None or Path(folder) != self.run.folder):
+            claim_folder(Path(folder), to_yaml(self.settings), force=force)
+            self.run.keep_in(Path(folder))
+        if self.run.folder is None:
+            raise ValueError("save() needs a folder: compress() was not given one")
+        with refusals_noted(self.run):
+            return _save(self, self.run.folder)
+
+
+def _save(result: Result, folder: Path) -> Path:
+    """Everything a run's folder holds beside its settings and ledger, in the order a user needs it."""
+    from datafree.export import (  # slow to import; only saving needs it
+        export_onnx,
+        export_pt2,
+        parity,
+        write_preprocess,
+    )
+
+    run, target = result.run, TARGETS[getattr(result.recipe, "target", "onnxruntime")]
+    with run.step("save the graphs"):
+        export_pt2(result.teacher, folder / "teacher.pt2")
+        export_pt2(result.student, folder / "student.pt2")
+    with run.step("write student.onnx"):
+        student = folder / "student.onnx"
+        written = export_onnx(result.student, student, target, run)
+        write_preprocess(result.student.inputs, folder / "preprocess.json")
+    with run.step("check student.onnx against the graph"):
+        parity(result.student, student, run)
+    with tempfile.TemporaryDirectory(prefix="datafree-") as scratch, run.step("measure latency"):
+        teacher = Path(scratch) / "teacher.onnx"
+        export_onnx(result.teacher, teacher, target)
+        _note_file_sizes(run, teacher=teacher, student=student)
+        timed = measure_latency({"teacher": teacher, "student": student}, seconds=2.0, threads=torch.get_num_threads())
+        for name, found in timed.items():
+            run.log("latency", model=name, **found)
+    _note_limits(run, written, faster=timed["student"]["median_ms"] < timed["teacher"]["median_ms"])
+    begun = run.ledger.entries[0]["at"]
+    files = {
+        name: describe_file(folder / name) for name in FILES if (folder / name).is_file() and name != "ledger.jsonl"
+    }
+    run.log("finish", seconds=round(time.time() - begun, 3), files=files)
+    write_report(folder)
+    return folder
+
+
+def _note_file_sizes(run: Run, **files: Path) -> None:
+    """`size` once more, now with what the ONNX files take on disk."""
+    for model, path in files.items():
+        known = next(entry for entry in run.ledger.entries if entry["event"] == "size" and entry["model"] == model)
+        fields = {key: known[key] for key in ("parameters", "macs", "bytes")}
+        beside = path.with_name(path.name + ".data")
+        taken = sum(file.stat().st_size for file in (path, beside) if file.exists())
+        run.log("size", model=model, **fields, file_bytes=taken)
+
+
+def _note_limits(run: Run, written: Mapping[str, Any], *, faster: bool) -> None:
+    """What the file cannot give although it was asked for: users should hear it from us."""
+    layers = [entry for entry in run.ledger.entries if entry["event"] == "layer"]
+    asked = sorted({layer["bits"] for layer in layers} - {4, 8, 32})
+    if asked:
+        wanted = " and ".join(f"{bits}-bit weights in {4 if bits < 4 else 8} bits" for bits in asked)
+        run.log("note", text=f"ONNX has no such integers, so student.onnx stores {wanted}.")
+    if written["clipped_below_8_bits"]:
+        text = "Activations below 8 bits are computed in 8-bit integers and clipped: they make this file no faster."
+        run.log("note", text=text)
+    if not faster:
+        text = "On this machine student.onnx is not faster than the original. Integers pay where the processor has "
+        text += "instructions for them (VNNI, AMX, dot product) and layers are wide."
+        run.log("note", text=text)

@@ -1,0 +1,68 @@
+"""The game's state on disk: what it takes to go on as if nothing had happened.
+
+Two files for each game, `distilled/3f1c9a02b4de.safetensors` and `distilled/3f1c9a02b4de-before.safetensors`: the last
+state and the one before, each written whole with a checksum and named by the beginning of its key, the sha256 of
+everything the result depends on. A damaged last one is told of, and the one before it goes on. Inside lie generators,
+students, their optimizers, the pool, the judge's bank, the nearest student so far, and every random generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from datafree.graph import ModelGraph
+from datafree.graph.fingerprint import fingerprint
+from datafree.run import Run
+from datafree.run.folder import DISTILLED
+from datafree.run.kept import read_changes, write_changes
+from datafree.run.ranks import Ranks
+
+
+class Checkpoints:
+    """States of one game; in a run without a folder nothing is kept, and only the first rank writes."""
+
+    def __init__(self, student: ModelGraph, teacher: ModelGraph, settings: Any, ranks: Ranks, run: Run) -> None:
+        self.run, self.ranks = run, ranks
+        self.path: Path | None = None
+        self.key = ""
+        if run.folder is not None:
+            told = [fingerprint(student), fingerprint(teacher), run.seed, run.device, ranks.world, settings]
+            self.key = hashlib.sha256(repr(told).encode()).hexdigest()
+            self.path = run.folder / DISTILLED / f"{self.key[:12]}.safetensors"
+
+    def keep(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Write a state; `tensors["draws"]` differs from rank to rank, the rest does not."""
+        if self.path is None:
+            return
+        drawn = self.ranks.gather(tensors["draws"])
+        if not self.ranks.first:
+            return
+        state = {name: value.detach() for name, value in tensors.items() if name != "draws"}
+        state |= {f"draws.{rank}": value for rank, value in enumerate(drawn)}
+        if self.path.is_file():
+            os.replace(self.path, self._before)
+        write_changes(self.path, state, [facts], self.key)
+
+    def restore(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The last whole state of this game; None where there is none."""
+        if self.path is None:
+            return None
+        for path in (self.path, self._before):
+            kept = read_changes(path, self.key)
+            if kept is not None:
+                tensors, (facts,) = kept
+                tensors["draws"] = tensors[f"draws.{self.ranks.rank}"]
+                return tensors, facts
+            if path.is_file() and self.ranks.first:
+                self.run.log("damaged", file=str(path.name), why="the state of a game is not whole, or of another one")
+        return None
+
+    @property
+    def _before(self) -> Path:
+        assert self.path is not None
+        return self.path.with_name(f"{self.path.stem}-before{self.path.suffix}")

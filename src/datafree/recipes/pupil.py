@@ -1,0 +1,84 @@
+"""What recipes of distillation begin with: a student, and the images that judge it in the end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from datafree.compensate import Compensator
+from datafree.graph import ModelGraph
+from datafree.graph.doors import open_student
+from datafree.graph.reinitialize import reinitialize
+from datafree.prune import Criterion, prune
+from datafree.recipes.request import Request
+from datafree.run import Run
+from datafree.spec import InputSpec, Refusal
+from datafree.synthesize import synthesize
+from datafree.synthesize.moment_matching import MomentMatching
+
+if TYPE_CHECKING:
+    from datafree.recipes.distilled import Distilled
+
+_BATCH = 128
+_SHARE = 0.1  # of the time there is, for images that judge
+
+
+def first_student(asked: Distilled, teacher: ModelGraph, inputs: InputSpec, run: Run) -> ModelGraph:
+    """The student as it is before it learns; the teacher itself where only its numbers are to be rounded.
+
+    Raises Refusal where there is nothing to learn, and where two students are asked for at once.
+    """
+    named = {"student": asked.student, "first": asked.first, "ratio": (asked.ratio and not asked.first) or None}
+    if len(given := [name for name, value in named.items() if value is not None]) > 1:
+        raise Refusal(
+            f"{' and '.join(given)} cannot be asked for together",
+            why="each of them says what the student is",
+            remedy="choose one; a recipe named by `first` prunes by the ratio itself",
+        )
+    if asked.student is not None:
+        return open_student(asked.student, teacher, checkpoint=asked.student_checkpoint, seed=run.seed)
+    if asked.first is not None:
+        same = {name: getattr(asked, name) for name in Request.__pydantic_fields__}  # type: ignore[attr-defined]
+        with run.within(0.5):
+            return replace(asked.first, **same).compress(teacher, inputs, run)  # type: ignore[attr-defined]
+    if not asked.ratio:
+        if asked.weights is None and asked.activations is None and not asked.layer_bits:
+            raise Refusal(
+                "there is nothing to learn",
+                why="the student would be the teacher itself: no architecture, no width, no bits are asked for",
+                remedy="name a student, or a share of the channels, or bits",
+            )
+        return teacher
+    if asked.start == "teacher":
+        return narrowed(asked, teacher, run, asked.criterion, asked.compensator)
+    student, stayed = reinitialize(narrowed(asked, teacher, run, asked.criterion, None), run.generator("student"))
+    if stayed:
+        run.log("note", text=f"These parameters have no rule to begin anew, and stayed: {', '.join(stayed)}.")
+    return student
+
+
+def narrowed(
+    asked: Request, teacher: ModelGraph, run: Run, criterion: Criterion, compensator: Compensator | None
+) -> ModelGraph:
+    """The teacher without `ratio` of its channels, BatchNorms in place: in float they are what learns best."""
+    student = prune(teacher, ratio=asked.ratio, criterion=criterion, run=run, scope=asked.scope,
+                    allocation=asked.allocation, multiple=asked.multiple)  # fmt: skip
+    if compensator is None:
+        return student
+    with run.step("compensate"):
+        return compensator.compensate(student, teacher, run)
+
+
+def judging_images(teacher: ModelGraph, count: int, run: Run) -> Tensor | None:
+    """Images that depend on the teacher alone: what a generator shows is chosen to show a student at its worst.
+
+    None where none are wanted, or the teacher remembers no statistics to make them from; those the job was handed,
+    where it was handed some.
+    """
+    if not count or run.images is not None or not teacher.batchnorms:
+        return None if run.images is None else run.images[:count]
+    alone = Run(seed=run.seed, device=run.device, watch=run.watch)  # without a folder: a recipe's own images lie there
+    method, seconds = MomentMatching(batch=max(2, min(count, _BATCH))), _SHARE * run.seconds_left()
+    return synthesize([teacher], synthesizer=method, count=count, run=alone, seconds=seconds)

@@ -1,0 +1,82 @@
+"""Several processes that work as one: the only place that knows `torch.distributed`.
+
+Started by `torchrun`, every process is one rank of a world and finds the others by the environment it was given.
+Without it there is one rank, and everything here is free.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among its equals. rank: its number; world: how many there are; device: where it computes"""
+
+    rank: int = 0
+    world: int = 1
+    device: str = "cpu"
+
+    @classmethod
+    def join(cls, device: str) -> Ranks:
+        """Meet the other processes; alone when there are none. device: of the run; `cuda` becomes this rank's own"""
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if world < 2:
+            return cls(device=device)
+        import torch
+        from torch import distributed
+
+        rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+        own = f"cuda:{local}" if device == "cuda" else device
+        if own.startswith("cuda"):
+            torch.cuda.set_device(own)
+        if not distributed.is_initialized():
+            distributed.init_process_group("nccl" if own.startswith("cuda") else "gloo")
+        return cls(rank, world, own)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes for all."""
+        return self.rank == 0
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its mean over all ranks, in place, in one exchange. Whole numbers are left alone."""
+        parts = [tensor for tensor in tensors if tensor.is_floating_point()]
+        if self.world < 2 or not parts:
+            return
+        import torch
+        from torch import distributed
+
+        joined = torch.cat([part.detach().float().flatten() for part in parts])
+        distributed.all_reduce(joined)
+        joined /= self.world
+        for part, value in zip(parts, joined.split([part.numel() for part in parts])):
+            part.detach().copy_(value.view_as(part))
+
+    def agree(self, *values: float) -> list[float]:
+        """The same numbers on all ranks: their means."""
+        if self.world < 2:
+            return list(values)
+        import torch
+
+        told = torch.tensor(values, dtype=torch.float32, device=self.device)
+        self.average([told])
+        return [float(value) for value in told]
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """One tensor of equal shape from every rank, in their order, on every rank."""
+        if self.world < 2:
+            return [tensor]
+        import torch
+        from torch import distributed
+
+        own = tensor.to(self.device)
+        found = [torch.empty_like(own) for _ in range(self.world)]
+        distributed.all_gather(found, own)
+        return [part.to(tensor.device) for part in found]
