@@ -78,7 +78,7 @@ def quantize(
     _matching(graph, layer_bits or {}, "layer_bits")
     bits = [*([("*", weights)] if weights is not None else []), *(layer_bits or {}).items()]
     for asked in (*(own for _, own in bits), *([activations] if activations is not None else [])):
-        if asked < 2:  # a grid of signs has no zero and no nearest integer: it is trained (zhu2020), not rounded to
+        if not 2 <= asked <= 8:  # a grid of signs has no zero and no nearest integer: it is trained (zhu2020), not rounded to
             raise ValueError(f"bits must be a whole number from 2 to 8, got {asked!r}")
     schemes = [(glob, target.weights.with_bits(own)) for glob, own in bits]
     if activations is not None:
