@@ -16,7 +16,7 @@ from datafree.nn.generator import Generator
 from datafree.nn.swing import Swing
 from datafree.spec import InputSpec, Refusal
 from datafree.synthesize.canvas import Canvas
-from datafree.synthesize.dead_leaves import dead_leaves
+from datafree.functional.dead_leaves import dead_leaves
 from datafree.synthesize.descent import descend_pixels, descend_spectrum
 from datafree.synthesize.lis import draw_staff
 from datafree.synthesize.patches import draw_pairs, patch_nodes, similarity_entropy
