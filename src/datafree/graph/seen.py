@@ -193,7 +193,7 @@ def quantiles(sample: Tensor, low: Tensor, high: Tensor, count: int) -> Tensor:
 
     width = min(1.0, end)
     ends = torch.tensor([-end + width, end - width], dtype=torch.float64)
-    slopes = ((read(ends) - torch.stack([low, high], 1)).abs() / width)
+    slopes = (read(ends) - torch.stack([low, high], 1)).abs() / width
     beyond = (GRID.abs() - end).clamp(min=0)
     return read(GRID.clamp(-end, end)) + torch.where(GRID > 0, slopes[:, 1:] * beyond, -slopes[:, :1] * beyond)
 
