@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from datafree.functional.bounds import clamp_returning
+from datafree.functional.dead_leaves import dead_leaves
 from datafree.functional.moments import image_moments
 from datafree.graph import ModelGraph, fold_batchnorm
 from datafree.graph.prepared import classes_of, fastest, prepare
@@ -18,7 +19,6 @@ from datafree.nn.generator import Generator
 from datafree.nn.swing import Swing
 from datafree.spec import InputSpec, Refusal
 from datafree.synthesize.canvas import Canvas
-from datafree.synthesize.dead_leaves import dead_leaves
 from datafree.synthesize.descent import descend_pixels, descend_spectrum
 from datafree.synthesize.lis import draw_staff
 from datafree.synthesize.patches import draw_pairs, patch_nodes, similarity_entropy

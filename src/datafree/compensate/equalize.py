@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from datafree.compensate.junction import HOMOGENEOUS, Junction, junctions, scale_reader
+from datafree.compensate.junction import HOMOGENEOUS, Junction, junctions, scale_channels
 from datafree.graph import ModelGraph
 from datafree.graph.operators import aten, kind
 from datafree.run import Run
@@ -93,18 +93,8 @@ def ranges(graph: ModelGraph, junction: Junction) -> tuple[Tensor, Tensor]:
 
 def _equalize(graph: ModelGraph, junction: Junction) -> float:
     """Rescale one junction in place. Returns the largest relative change."""
-    producer = junction.producer
     s = factors(*ranges(graph, junction))
-    weight = graph.tensor(producer.weight)
-    graph.set_tensor(producer.weight, weight * s.to(weight.dtype).reshape(-1, *[1] * (weight.ndim - 1)))
-    if producer.bias:
-        bias = graph.tensor(producer.bias)
-        graph.set_tensor(producer.bias, bias * s.to(bias.dtype))
-    if producer.node in graph.anchors:
-        mean, std = graph.anchors[producer.node]
-        graph.anchors[producer.node] = (mean * s.to(mean.dtype), std * s.to(std.dtype))
-    for reader in junction.readers:
-        scale_reader(graph, reader, 1 / s)
+    scale_channels(graph, junction, s)
     return float((s - 1).abs().max())
 
 

@@ -136,6 +136,23 @@ def scale_reader(graph: ModelGraph, reader: Reader, factor: Tensor) -> None:
     graph.set_tensor(reader.layer.weight, columns.reshape(weight.shape))
 
 
+def scale_channels(graph: ModelGraph, junction: Junction, s: Tensor) -> None:
+    """Enlarge the channels of a junction by s [C] in the layer that makes them, undo it in those that read them; in
+    place.
+    """
+    producer = junction.producer
+    weight = graph.tensor(producer.weight)
+    graph.set_tensor(producer.weight, weight * s.to(weight.dtype).reshape(-1, *[1] * (weight.ndim - 1)))
+    if producer.bias:
+        bias = graph.tensor(producer.bias)
+        graph.set_tensor(producer.bias, bias * s.to(bias.dtype))
+    if producer.node in graph.anchors:
+        mean, std = graph.anchors[producer.node]
+        graph.anchors[producer.node] = (mean * s.to(mean.dtype), std * s.to(std.dtype))
+    for reader in junction.readers:
+        scale_reader(graph, reader, 1 / s)
+
+
 def constant_response(graph: ModelGraph, reader: Reader, value: Tensor) -> Tensor:
     """What a constant input of `value` [C] adds to the reader's output, away from zero-padded borders -> [O],
     float64.

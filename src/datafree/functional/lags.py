@@ -60,6 +60,13 @@ class Lags:
         t = self.period
         return self.full[dy % t, dx % t] if self.full is not None else self.rho[dy % t, dx % t] * self.zero
 
+    def own(self, dy: int, dx: int) -> Tensor:
+        """Covariance of each channel with itself at a lag: the diagonal of `at`. [C]"""
+        t = self.period
+        if self.full is not None:
+            return self.full[dy % t, dx % t].diagonal()
+        return self.rho[dy % t, dx % t] * self.zero.diagonal()
+
     def swapped(self) -> Lags:
         """Cov(y(p), x(p + d)) for fields of one resolution."""
         assert self.ratio == 1

@@ -35,6 +35,22 @@ def patch_covariance(s: Lags, offsets: list[tuple[int, int]], mean: Tensor, insi
     return out.reshape(channels * count, channels * count)
 
 
+def channel_patches(s: Lags, offsets: list[tuple[int, int]], mean: Tensor, inside: tuple[Tensor, Tensor]) -> Tensor:
+    """The same for every channel alone, as a depthwise convolution reads it: [C, taps, taps]."""
+    one, two = (share.to(s.zero) for share in inside)
+    spread = two - torch.outer(one, one)
+    found = {}
+    rows = []
+    for uy, ux in offsets:
+        for vy, vx in offsets:
+            lag = vy - uy, vx - ux
+            if lag not in found:
+                found[lag] = s.own(*lag)
+            rows.append(found[lag])
+    between = torch.stack(rows, 1).unflatten(1, (len(offsets), -1))
+    return between * two + spread * mean.square()[:, None, None]
+
+
 def coverage(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> tuple[Tensor, Tensor]:
     """Along one side of a map: share of output positions where tap i, and taps i and j together, lie inside. [k],
     [k, k].

@@ -86,9 +86,12 @@ class FieldState:
         self.living[node.name] = Field(marginal.mean, Lags(zero, rho, full), self.size(node))
 
     def calibrate(self, node: fx.Node) -> None:
-        """Give a value the mean and variance it had in training, where an anchor tells them."""
-        if node.name in self.known and node.name in self.living:
-            mean, std = (t.float() for t in self.known[node.name])
+        """Give a value the mean and variance it had in training, where an anchor tells them, or on pictures."""
+        told, marginal = self.known.get(node.name), self.marginals.get(node.name)
+        if told is None and marginal is not None and marginal.seen and marginal.axis == 1:
+            told = marginal.mean, marginal.std
+        if told is not None and node.name in self.living and len(told[0]) == len(self.living[node.name].mean):
+            mean, std = (t.float() for t in told)
             field = self.living[node.name]
             self.living.scale(node.name, torch.where(field.var > 1e-20, std / field.std.clamp(min=1e-10), 0.0))
             self.living[node.name] = replace(self.living[node.name], mean=mean)

@@ -14,9 +14,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
 
-from datafree.functional.patches import patch_covariance
+from datafree.functional.patches import channel_patches, patch_covariance
 from datafree.graph.field import Field, Geometry
 from datafree.graph.field_walk import FieldWalk
 from datafree.graph.model_graph import Layer, ModelGraph
@@ -55,6 +56,17 @@ class Fields:
         inside = geometry.inside(field.size)
         covariance = patch_covariance(lags, geometry.offsets, mean, inside)
         return (mean[:, None] * inside[0].to(mean)).flatten(), covariance
+
+    def group_patches(self, layer: Layer) -> tuple[Tensor, Tensor]:
+        """The same for every group of a grouped layer: [G, D] and [G, D, D], D = channels of a group x taps."""
+        field, geometry = self.inputs[layer.node], self.geometry[layer.node]
+        channels = torch.arange(len(field.mean)).reshape(layer.groups, -1)
+        if channels.shape[1] > 1:
+            each = [self.patch(layer, group) for group in channels]
+            return torch.stack([mean for mean, _ in each]), torch.stack([covariance for _, covariance in each])
+        inside = geometry.inside(field.size)
+        covariance = channel_patches(field.lags, geometry.offsets, field.mean, inside)
+        return field.mean[:, None] * inside[0].to(field.mean), covariance
 
 
 _REMEMBERED: WeakKeyDictionary[ModelGraph, Fields] = WeakKeyDictionary()

@@ -29,6 +29,7 @@ class Marginal:
     before, activation: set when the value is an elementwise `activation` (a kind, as in 'relu') of a Gaussian `before`;
     for a
         Gaussian value, `before` is that Gaussian and `activation` is None; both None for everything else
+    seen: whether it was looked at on pictures (`graph.seen`), or follows from such a one
     """
 
     values: Tensor
@@ -37,6 +38,7 @@ class Marginal:
     axis: int = 1
     before: Gaussian | None = None
     activation: str | None = None
+    seen: bool = False
 
     @property
     def std(self) -> Tensor:

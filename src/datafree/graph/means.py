@@ -29,14 +29,12 @@ from datafree.graph.arguments import bind
 from datafree.graph.marginal import GRID, Marginal, interpolate, joined, known_gaussians, mixed, summed, told_input
 from datafree.graph.model_graph import ModelGraph
 from datafree.graph.operators import kind
+from datafree.graph.seen import ELEMENTWISE, look, unclear
 from datafree.graph.shapes import meta_values
 
 TAPS = 0.5
 """Correlation assumed between two positions of one channel, where no BatchNorm tells the variance."""
 
-_ELEMENTWISE = frozenset(
-    {"relu", "relu6", "clamp", "sigmoid", "hardsigmoid", "silu", "hardswish", "gelu", "leaky_relu", "tanh", "elu"}
-)
 _MOVES = frozenset({"reshape", "slice", "identity"})
 
 
@@ -48,19 +46,26 @@ class Sum:
     var: Tensor
 
 
-def propagate_means(graph: ModelGraph, sums: Mapping[str, Sum] | None = None) -> dict[str, Marginal]:
+def propagate_means(
+    graph: ModelGraph, sums: Mapping[str, Sum] | None = None, *, looking: bool = True, images: Tensor | None = None
+) -> dict[str, Marginal]:
     """Distributions of all activations it can tell, by node name, in execution order.
 
     sums: how the operands of adds correlate, by node name (`graph.fields` tells it); others are taken for independent
+    looking: whether what lies far from all that is known, or has no rule, is looked at on pictures (`graph.seen`)
+    images: [N, C, H, W], normalised: what to look at instead of pictures of nothing
     """
-    return _Propagation(graph, sums or {}).run()
+    plain = _Propagation(graph, sums or {})
+    found = plain.run()
+    axes = unclear(graph, plain.known, plain.values, found) if looking else {}
+    return _Propagation(graph, sums or {}, look(graph, axes, images)).run() if axes else found
 
 
 class _Propagation:
     """One walk over the graph. `found` holds marginals, tuples of them (split, chunk), and stored tensors."""
 
-    def __init__(self, graph: ModelGraph, sums: Mapping[str, Sum]) -> None:
-        self.graph, self.sums = graph, sums
+    def __init__(self, graph: ModelGraph, sums: Mapping[str, Sum], seen: Mapping[str, Marginal] | None = None) -> None:
+        self.graph, self.sums, self.seen = graph, sums, seen or {}
         self.values = meta_values(graph.module, (2, *graph.inputs.shape))
         self.known = known_gaussians(graph)
         self.found: dict[str, Any] = {}
@@ -72,9 +77,17 @@ class _Propagation:
             value = Marginal.normal(known.mean, known.var) if known and kind(node) == "conv" else self.visit(node)
             if known is not None:
                 value = _anchored(value, known)
+            elif node.name in self.seen:
+                value = self.seen[node.name]
+            elif isinstance(value, Marginal) and any(self.was_seen(other) for other in node.all_input_nodes):
+                value = replace(value, seen=True)
             if value is not None:
                 self.found[node.name] = value
         return {name: value for name, value in self.found.items() if isinstance(value, Marginal)}
+
+    def was_seen(self, node: fx.Node) -> bool:
+        value = self.found.get(node.name)
+        return isinstance(value, Marginal) and value.seen
 
     def visit(self, node: fx.Node) -> Any:
         what = kind(node)
@@ -102,7 +115,7 @@ class _Propagation:
             return None
         if what == "quantizer":
             return x
-        if what in _ELEMENTWISE:
+        if what in ELEMENTWISE:
             return self.elementwise(node, x, what)
         if what in ("conv", "conv_transpose", "linear"):
             return self.layer(arguments, x, what)

@@ -22,6 +22,9 @@ their taps.
 BORDERS = 1152
 """Columns up to which a layer's output variance is computed with its borders."""
 
+GROUPED = 288
+"""Columns of a group up to which grouped layers are rounded under their patches' covariance (96 MB of them at most)."""
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -108,6 +111,29 @@ class Reader:
         """Output variance [O] of another weight [O, C, taps] under the separable covariance."""
         flat = weight.transpose(1, 2)  # [O, taps, C]
         return ((flat @ self.channels) * (self.tapwise @ flat)).sum((1, 2))
+
+
+@dataclass(frozen=True)
+class GroupedReader:
+    """How a grouped layer reads its input, for rounding. weight: [G, O / G, D], D = channels of a group x taps; mean:
+    [G, D] and patch: [G, D, D], of the patch each group reads.
+    """
+
+    layer: Layer
+    weight: Tensor
+    mean: Tensor
+    patch: Tensor
+
+
+def grouped_reader_of(graph: ModelGraph, fields: Fields, layer: Layer) -> GroupedReader | None:
+    """None for a layer of one group, a transposed one, one whose groups are wide, and where the walk knows nothing."""
+    if layer.node not in fields.inputs or layer.groups == 1 or layer.kind != "conv":
+        return None
+    weight = graph.tensor(layer.weight).float().flatten(1).unflatten(0, (layer.groups, -1))
+    if weight.shape[2] > GROUPED or layer.groups * weight.shape[2] ** 2 > GROUPED**3:
+        return None
+    mean, patch = fields.group_patches(layer)
+    return GroupedReader(layer, weight, mean.float(), patch.float())
 
 
 def reader_of(graph: ModelGraph, fields: Fields, layer: Layer) -> Reader | None:

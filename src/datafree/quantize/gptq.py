@@ -9,17 +9,19 @@ squared mean stays in H, because bias correction removes the mean error only on 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from datafree.functional import grouped_rounding as grouped
 from datafree.functional.affine import dequantize, qparams_from_range
 from datafree.functional.elimination import nearest_covariance
 from datafree.functional.kronecker import kronecker_gptq, kronecker_product
 from datafree.functional.rounding import Rows, descend, error, gain, gptq
-from datafree.graph.readers import Reader
+from datafree.graph.readers import GroupedReader, Reader
 from datafree.spec import Paper, QParams, Scheme, method
 
 
@@ -65,7 +67,7 @@ class GPTQ:
         """Only where it does more than take the nearest point."""
         return scheme.bits < self.plain_from and scheme.granularity == "channel"
 
-    def round(self, weight: Tensor, scheme: Scheme, reader: Reader | None) -> tuple[Tensor, QParams]:
+    def round(self, weight: Tensor, scheme: Scheme, reader: Reader | GroupedReader | None) -> tuple[Tensor, QParams]:
         """weight: [O, I, k, k] or [O, I]; reader: what it reads, or None when nothing is known of it (H = I then).
 
         -> (the weight on its grid, the grid). One scale for a whole tensor leaves rows no clip of their own to choose:
@@ -75,6 +77,8 @@ class GPTQ:
         if not self.reads(scheme):
             rows = Rows.clipped(flat, scheme)
             q = rows.integers(flat)
+        elif isinstance(reader, GroupedReader):
+            return self._grouped(weight, scheme, reader)
         elif reader is not None and reader.columns > self.columns:
             rows, q = self._wide(weight.float(), scheme, reader)
         else:
@@ -106,6 +110,26 @@ class GPTQ:
         best = losses.argmin(0) * len(flat) + torch.arange(len(flat))
         rows, q = rows.take(best), descend(flat, q[best], rows.take(best), gram, self.sweeps)
         return rows.scaled(gain(flat, q, rows, gram)), q
+
+    def _grouped(self, weight: Tensor, scheme: Scheme, reader: GroupedReader) -> tuple[Tensor, QParams]:
+        """The same for every group under its own covariance; descent at every clip, for columns are few."""
+        flat, outer = reader.weight, reader.mean[:, :, None] * reader.mean[:, None]
+        gram = self.shrink * reader.patch + self.mean * outer
+        diagonal = reader.patch.diagonal(dim1=1, dim2=2)
+        gram = gram + torch.diag_embed((1 - self.shrink) * diagonal + self.damping * diagonal.mean(1, keepdim=True))
+        best = torch.full(flat.shape[:2], torch.inf)
+        scale, zero, q = torch.ones_like(best), torch.zeros_like(best), torch.zeros_like(flat)
+        for ratio in self._clips(scheme.bits):
+            rows = grouped.GroupedRows.clipped(flat, scheme, ratio)
+            found = grouped.descend(flat, grouped.gptq(flat, rows, gram, self.damping), rows, gram, self.sweeps)
+            rows = replace(rows, scale=rows.scale * grouped.gain(flat, found, rows, gram))
+            loss = grouped.error(flat, found, rows, gram)
+            better = loss < best
+            best, scale, zero = (torch.where(better, new, old) for new, old in
+                                 ((loss, best), (rows.scale, scale), (rows.zero, zero)))  # fmt: skip
+            q = torch.where(better[..., None], found, q)
+        grid = QParams(scale=scale.flatten(), zero_point=zero.flatten().to(torch.int32), scheme=scheme)
+        return dequantize(q.reshape(weight.shape), grid), grid
 
     def _wide(self, weight: Tensor, scheme: Scheme, reader: Reader) -> tuple[Rows, Tensor]:
         """The same with H = C (x) R, the clip chosen by nearest rounding, no descent: for layers of thousands of

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from datafree.graph.readers import Reader
+from datafree.graph.readers import GroupedReader, Reader
 from datafree.quantize.clip_search import ClipSearch
 from datafree.quantize.minmax import MinMax
 from datafree.spec import Paper, QParams, Scheme, method
@@ -25,6 +25,6 @@ class Nearest:
         """No: the weight alone decides."""
         return False
 
-    def round(self, weight: Tensor, scheme: Scheme, reader: Reader | None) -> tuple[Tensor, QParams]:
+    def round(self, weight: Tensor, scheme: Scheme, reader: Reader | GroupedReader | None) -> tuple[Tensor, QParams]:
         """weight: [O, ...] -> (the weight as it was, the grid). What reads it is not looked at."""
         return weight, self.ranges.estimate(weight, scheme)

@@ -23,7 +23,7 @@ from datafree.graph.place import (
     insert_weight_quantizer,
     weight_nodes,
 )
-from datafree.graph.readers import Reader, reader_of
+from datafree.graph.readers import GroupedReader, Reader, grouped_reader_of, reader_of
 from datafree.nn import Quantizer
 from datafree.quantize.bn_gaussian import BNGaussian
 from datafree.quantize.clip_search import ClipSearch
@@ -38,8 +38,8 @@ Observer = MinMax | ClipSearch
 """Tells a range from values that are there to be seen."""
 
 EDGE_BITS = 8
-"""Least bits of the network's input and of what its last layer reads: pixels are 8-bit numbers, and a handful of
-pooled features decide.
+"""Least bits of the network's input, of what its last layer reads and of its answer: pixels are 8-bit numbers, and a
+handful of pooled features decide.
 """
 
 
@@ -140,11 +140,16 @@ def _weights(
         named = [own for glob, own in schemes if any(fnmatchcase(layer.path, glob) for layer in layers)]
         if named:
             # A weight that several calls share is rounded for what the first of them reads.
-            reader = reader_of(graph, fields_of(graph), layers[0]) if rounding.reads(named[-1]) else None
+            reader: Reader | GroupedReader | None = None
+            if rounding.reads(named[-1]):
+                reader_for = reader_of if layers[0].groups == 1 else grouped_reader_of
+                reader = reader_for(graph, fields_of(graph), layers[0])
             _round(student, layers[0], named[-1], rounding, reader)
 
 
-def _round(student: ModelGraph, layer: Layer, scheme: Scheme, rounding: Rounding, reader: Reader | None) -> None:
+def _round(
+    student: ModelGraph, layer: Layer, scheme: Scheme, rounding: Rounding, reader: Reader | GroupedReader | None
+) -> None:
     """Put one weight on its grid, and a quantizer behind it."""
     weight = student.tensor(layer.weight)
     if layer.kind != "conv_transpose":
@@ -185,7 +190,8 @@ def _activations(
             insert_activation_quantizer(student, Site(site.node, users, site.shares))
             continue
         node, marginal = nodes[site.node], marginals.get(site.node)
-        edge = node.op == "placeholder" or last in _readers(node)
+        answer = _answers(node)
+        edge = node.op == "placeholder" or last in _readers(node) or answer
         scheme = target.activations.with_bits(max(bits, EDGE_BITS) if edge else bits)
         if node.op == "placeholder" and graph.inputs.pixels:
             low, high = graph.inputs.bounds()
@@ -195,6 +201,8 @@ def _activations(
         elif marginal is None:
             run.log("kept_float", path=site.node, why="no rule tells the distribution of this activation")
             continue
+        elif answer:
+            grid = MinMax().estimate(marginal.values[None], scheme)  # the largest score is the answer: none is clipped
         else:
             grid = ranges.estimate(marginal, scheme, _importance(graph, node, len(marginal.mean)))
         insert_activation_quantizer(student, Site(site.node, users), Quantizer(grid))
@@ -217,6 +225,11 @@ class _Seen:
         if images is not None:
             sites = [site.node for site in activation_sites(graph, target) if site.shares is None]
             self.values = observe(graph, [s for s in sites if observer is not None or s not in marginals], images)
+
+
+def _answers(node: fx.Node) -> bool:
+    """Whether a value is the network's answer, or becomes it by operators that only move it: scores of a 1x1 head."""
+    return all(user.op == "output" or (kind(user) in ("reshape", "identity") and _answers(user)) for user in node.users)
 
 
 def _readers(node: fx.Node) -> set[str]:

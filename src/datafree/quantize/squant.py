@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datafree.functional.affine import dequantize
 from datafree.functional.rounding import Rows, squant
-from datafree.graph.readers import Reader
+from datafree.graph.readers import GroupedReader, Reader
 from datafree.quantize.clip_search import ClipSearch
 from datafree.quantize.minmax import MinMax
 from datafree.spec import Paper, QParams, Scheme, method
@@ -39,7 +39,7 @@ class SQuant:
         """No: the weight alone decides."""
         return False
 
-    def round(self, weight: Tensor, scheme: Scheme, reader: Reader | None) -> tuple[Tensor, QParams]:
+    def round(self, weight: Tensor, scheme: Scheme, reader: Reader | GroupedReader | None) -> tuple[Tensor, QParams]:
         """weight: [O, I, k, k] or [O, I] -> (the weight on its grid, the grid)."""
         grid = self.ranges.estimate(weight, scheme)
         rows = Rows(

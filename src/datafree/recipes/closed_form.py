@@ -8,6 +8,7 @@ from torch import Tensor
 
 from datafree.compensate import Compensator
 from datafree.compensate.bias_correction import BiasCorrection
+from datafree.compensate.equalize_activations import EqualizeActivations
 from datafree.compensate.least_squares import LeastSquares
 from datafree.graph import ModelGraph, fold_batchnorm
 from datafree.graph.biases import round_biases
@@ -56,6 +57,8 @@ class ClosedForm(Request):
             with run.step("compensate"):
                 student = self.compensator.compensate(student, teacher, run)
         folded = fold_batchnorm(student)
+        if self.activations is not None:
+            folded = EqualizeActivations().compensate(folded, folded, run)
         # While streams stay whole the student's sums are the teacher's: one walk through the network is enough.
         sums = fields_of(teacher).sums if self.scope == "inner" else None
         with run.step("quantize"):

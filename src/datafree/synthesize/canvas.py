@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from datafree.functional.bounds import clamp_returning
+from datafree.functional.dead_leaves import dead_leaves
 from datafree.functional.moments import image_moments, mean_and_std
+from datafree.functional.pink import one_over_f
 from datafree.graph import ModelGraph
 from datafree.graph.marginal import told_input
 from datafree.spec import InputSpec
-from datafree.synthesize.dead_leaves import dead_leaves
-from datafree.synthesize.pink import one_over_f
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from datafree.synthesize.pink import one_over_f
+from datafree.functional.pink import one_over_f
 
 _LEAVES = 24
 _LEAST, _GREATEST = 1 / 12, 0.7
