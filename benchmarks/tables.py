@@ -32,6 +32,22 @@ SYNTHESIS = """\
 for all methods ([packs](packs.md)): 0 for the training set. CPU seconds of one thread, opening the network left out.
 Random weights show what steps cost, not how good images are."""
 
+INVERSION = """\
+`python -m benchmarks.inversion`. 256 images from teachers that are not the network they are used on, ResNet-56: its
+loss on them, that of SimpNet, ResNet-56's mean confidence, and its top-1 on all test images when half of its inner
+channels are gone and the thinned layers are solved anew on those images (fp32: 93.39). The zoo: ResNet-20, -32 and -8,
+WRN-16-1, WRN-16-2, WRN-40-1; LIS draws three of them for a batch, one from each course."""
+
+FORECAST = """\
+`python -m benchmarks.forecast`. What a job tells its user before any test, and what was then seen on all test images,
+in points of top-1; a loss below 0.3 counts as 0.3. The law was fitted on the networks called *fitted*, by the closed
+form alone; all else verifies it, training on images too."""
+
+BEST_COST = """\
+`python -m benchmarks.best_cost`. ResNet-18 at 224 x 224 with random weights: what fits into a whole `best` job (W4A4)
+of so many minutes, and the memory of four steps of reconstruction for each block as images grow in number. Anonymous:
+what the process itself held beyond what it began with; resident: with pages of files that the system may write out."""
+
 
 def rows(name: str) -> list[Row]:
     """Rows of one table of results; none when it was not measured yet."""
@@ -178,6 +194,50 @@ def synthesis() -> str:
     return "\n".join(parts)
 
 
+def inversion() -> str:
+    header = ["images from", "teachers", "of them for a batch", "loss", "SimpNet's", "confidence", "top-1",
+              "CPU ms per image"]  # fmt: skip
+    columns = ("case", "teachers", "members", "loss_resnet56_c10", "loss_simpnet1m_c10", "confidence", "top1_pruned",
+               "cpu_ms_per_image")  # fmt: skip
+    body = [[row[column] for column in columns] for row in rows("inversion")]
+    return table(header, body) if body else ""
+
+
+def foretold() -> str:
+    """How the forecast held: for each network how often, then every row."""
+    found = [
+        (row["network"], row["setting"], "closed_form", row["role"], float(row["expected_low"]),
+         float(row["expected_high"]), -float(row["seen"]))
+        for row in rows("forecast")
+    ]  # fmt: skip
+    found += [
+        (row["network"], row["setting"], row["method"], "on images", float(row["expected_low"]),
+         float(row["expected_high"]), -float(row["change"]))
+        for row in rows("images") if row.get("expected_high") and source_of(row) == "own"
+    ]  # fmt: skip
+    if not found:
+        return ""
+    held: dict[tuple[str, str], list[bool]] = {}
+    for network, _, _, role, low, high, lost in found:
+        held.setdefault((role, network), []).append(low <= max(0.3, lost) <= high)
+    counts = [[role, network, f"{sum(each)} of {len(each)}"] for (role, network), each in held.items()]
+    roles = {role: [ok for (own, _), each in held.items() if own == role for ok in each] for role, _ in held}
+    counts += [[f"**{role}**", "all", f"**{sum(each)} of {len(each)}**"] for role, each in roles.items()]
+    body = [
+        [network, setting, method, role, f"{low:.1f} to {high:.1f}", f"{lost:.2f}"]
+        for network, setting, method, role, low, high, lost in found
+    ]
+    every = table(["network", "setting", "method", "role", "expected", "seen"], body)
+    return f"{table(['rows', 'network', 'within the range'], counts)}\n\n{every}"
+
+
+def best_cost() -> str:
+    columns = ("job", "minutes", "images", "block_steps", "training_steps", "seconds", "cpu_seconds", "anonymous_mb",
+               "resident_mb", "threads")  # fmt: skip
+    body = [[row[column] for column in columns] for row in rows("best_cost")]
+    return table([column.replace("_", " ") for column in columns], body) if body else ""
+
+
 def chapter(title: str, about: str, content: str) -> str:
     """A chapter of the results page; nothing where nothing was measured."""
     return f"## {title}\n\n{about}\n\n{content}\n" if content else ""
@@ -222,7 +282,10 @@ images are the same. Settings without a row, and DenseNet and SimpNet, were not 
 
 {everything()}
 {chapter("Accuracy on synthetic images", ON_IMAGES, on_images())}\
+{chapter("Forecasts", FORECAST, foretold())}\
 {chapter("Synthesis", SYNTHESIS, synthesis())}\
+{chapter("Several teachers, courses, mixing", INVERSION, inversion())}\
+{chapter("A whole job on images", BEST_COST, best_cost())}\
 ## Speed of the file
 
 `python -m benchmarks.speed`: against fp32 ONNX in the same ONNX Runtime process, interleaved medians.
