@@ -17,7 +17,7 @@ and what is left learns to do without them. The paper ends when it cuts.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -53,6 +53,8 @@ class Slimming(Transfer):
     """Share of the channels to remove, those of the smallest scales, whatever the threshold; not of the paper."""
     settle: float = Field(default=0.0, ge=0, lt=1)
     """Last share of the game, in which the channels are out and the rest learns without penalties; not of the paper."""
+
+    transforms: ClassVar[bool] = True
 
     def distill(self, student: ModelGraph, teacher: ModelGraph, run: Run) -> ModelGraph:
         """See `Distiller.distill`; the student comes back with fewer channels. Raises Refusal too for one that is
