@@ -7,6 +7,7 @@ groups of 16 k, 32 k and 64 k channels. ResNet-18 and -34 as on ImageNet, but fo
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -81,11 +82,12 @@ class ResNet(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-BUILD: dict[str, Callable[[], nn.Module]] = {
-    "wrn40_2": lambda: WideResNet(40, 2),
-    "wrn40_1": lambda: WideResNet(40, 1),
-    "wrn16_2": lambda: WideResNet(16, 2),
-    "wrn16_1": lambda: WideResNet(16, 1),
-    "resnet34": lambda: ResNet((3, 4, 6, 3)),
-    "resnet18": lambda: ResNet((2, 2, 2, 2)),
+BUILD: dict[str, Callable[..., nn.Module]] = {
+    "wrn40_2": partial(WideResNet, 40, 2),
+    "wrn40_1": partial(WideResNet, 40, 1),
+    "wrn16_2": partial(WideResNet, 16, 2),
+    "wrn16_1": partial(WideResNet, 16, 1),
+    "resnet34": partial(ResNet, (3, 4, 6, 3)),
+    "resnet18": partial(ResNet, (2, 2, 2, 2)),
 }
+"""Name -> the network with random weights; `classes=` are 10 unless said."""
