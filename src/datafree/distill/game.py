@@ -244,16 +244,16 @@ class Game:
 
     def _handed_back(self) -> ModelGraph:
         verdict = self.judge.verdict()
-        number = verdict.student
-        if self.until < math.inf and self.judge.best is not None:
+        number, nearest = verdict.student, self.until < math.inf and self.judge.best is not None
+        if nearest:
             self.judge.compare(verdict)
             self.judge.hand_back_best()
             number = 0
         at = self.progress
         self._log(
             "distilled", method=name_of(self.settings), rounds=max(0, at.move - at.warm_up), warm_up=at.warm_up,
-            kl=round(self.judge.best_kl if self.until < math.inf else verdict.kl, 6), restarts=at.restarts,
-            rollbacks=at.rollbacks, chosen="nearest" if self.until < math.inf else "last",
+            kl=round(self.judge.best_kl if nearest else verdict.kl, 6), restarts=at.restarts,
+            rollbacks=at.rollbacks, chosen="nearest" if nearest else "last",
         )  # fmt: skip
         return self.rules.settled(self.table.learners[number].whole)
 
