@@ -8,8 +8,9 @@ A safetensors file that holds dense tensors under their names, and in the place 
     conv1.row_offsets  [O] int64      where each row's values begin
 
 These are the names and the layout of `sparse-bitmask` in compressed-tensors (read by its releases up to 0.11 at least),
-which so gives matrices; the shape a convolution's filters really have lies in the header, beside a checksum. One bit for each weight costs less than
-an index for each value at every sparsity below 31/32 (CSR with 32 bits). A weight is stored so where that is smaller.
+which so gives matrices; the shape a convolution's filters really have lies in the header, beside a checksum. One bit
+for each weight costs less than an index for each value at every sparsity below 31/32 (CSR with 32 bits). A weight is
+stored so where that is smaller.
 """
 
 from __future__ import annotations
