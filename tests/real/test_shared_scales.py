@@ -27,7 +27,7 @@ def test_killed_channels_can_be_cut(name):
     x = torch.randn(2, *graph.inputs.shape, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(shared.graph(x), graph(x), atol=1e-4)
     scales = shared.graph.tensor(SCALES)
-    gone = shared.below(scales, shared.threshold(scales, 0.3))
+    gone = shared.lowest(scales, 0.3)
     for group, mask in gone.items():
         start, size = shared.groups[group][1], shared.groups[group][0].size
         scales[start : start + size][mask] = 0.0

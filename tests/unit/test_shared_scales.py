@@ -101,6 +101,15 @@ def test_a_group_keeps_its_largest_channel():
     assert shared.below(scales - 0.2, 0.1) == {}, "the sign of a scale is no sign of death"
 
 
+def test_the_lowest_share_of_every_group_is_told():
+    shared = share_scales(traced("plain"))
+    scales = torch.arange(len(shared.graph.tensor(SCALES)), dtype=torch.float32)
+    gone = shared.lowest(-scales, 0.3)
+    assert [int(mask.sum()) for mask in gone.values()] == [int(0.3 * group.size) for group, _ in shared.groups.values()]
+    assert all(bool(mask[: int(mask.sum())].all()) for mask in gone.values()), "the smallest in size"
+    assert shared.lowest(scales, 0.0) == {}
+
+
 class Unkilled(nn.Sequential):
     """A sigmoid behind the first BatchNorm, a bare convolution behind the second: their scales kill nothing."""
 

@@ -9,10 +9,11 @@ w_l: width of the layer's feature map. A student starts as its teacher, so that 
 then looks for where that hurt. D is symmetric: it drives scales apart, so that the threshold hardly matters. At the end
 channels with |s| < `threshold` are cut out; each group keeps its largest.
 
-The paper's `ramp` lets gamma and lambda rise linearly from 0. Ours, beside it: `ratio` removes a given share of the
-channels in place of a threshold, and with `settle` that happens before the end: for the last share of the game these
-channels are out (their scales are multiplied by 0, so that cutting them changes nothing any more), the penalties too,
-and what is left learns to do without them. The paper ends when it cuts.
+The paper's `ramp` lets gamma and lambda rise linearly from 0. Ours, beside it: `ratio` removes a given share of every
+group's channels in place of a threshold (one threshold for all can leave a late layer fewer channels than there are
+classes: its maps are small, and so its penalty is large), and with `settle` that happens before the end: for the last
+share of the game these channels are out (their scales are multiplied by 0, so that cutting them changes nothing any
+more), the penalties too, and what is left learns to do without them. The paper ends when it cuts.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Slimming(Transfer):
     threshold: float = Field(default=0.1, ge=0)
     """Channels go whose scale is smaller in size."""
     ratio: float | None = Field(default=None, gt=0, lt=1)
-    """Share of the channels to remove, those of the smallest scales, whatever the threshold; not of the paper."""
+    """Share of every group's channels to remove, those of the smallest scales, instead of a threshold; ours."""
     settle: float = Field(default=0.0, ge=0, lt=1)
     """Last share of the game, in which the channels are out and the rest learns without penalties; not of the paper."""
 
@@ -71,7 +72,7 @@ class Slimming(Transfer):
             run.log("note", text=f"Channels of {name} are not pruned: {why}.")
         trained = play(shared.graph, teacher, self, _ScaleRules(self, shared), run)
         scales = trained.tensor(SCALES) * trained.tensor(ALIVE)
-        gone = shared.below(scales, self.least(shared, scales))
+        gone = self.chosen(shared, scales)
         for name, (group, _) in shared.groups.items():
             removed = gone[name].nonzero().flatten().tolist() if name in gone else []
             run.log("pruned", group=name, channels=group.size, removed=removed, left_because=None)
@@ -80,9 +81,9 @@ class Slimming(Transfer):
             run.log("note", text=f"No scale fell below {self.threshold:g}: nothing was removed. {remedy}")
         return remove_channels(shared.merged(trained), gone)
 
-    def least(self, shared: SharedScales, scales: Tensor) -> float:
-        """The size below which a scale's channel goes. scales: [S]"""
-        return self.threshold if self.ratio is None else shared.threshold(scales, self.ratio)
+    def chosen(self, shared: SharedScales, scales: Tensor) -> dict[str, Tensor]:
+        """Group name -> mask [C] of the channels that go. scales: [S]"""
+        return shared.below(scales, self.threshold) if self.ratio is None else shared.lowest(scales, self.ratio)
 
 
 class _ScaleRules(TransferRules):
@@ -125,6 +126,6 @@ class _ScaleRules(TransferRules):
 
     def _kept(self, scales: Tensor) -> list[Tensor]:
         """For every group, 1 where a channel stays and 0 where it goes."""
-        gone = self.shared.below(scales, self.slimming.least(self.shared, scales))
+        gone = self.slimming.chosen(self.shared, scales)
         groups = self.shared.groups.items()
         return [1.0 - gone[name].float() if name in gone else torch.ones(group.size) for name, (group, _) in groups]

@@ -21,6 +21,8 @@ behind ReLUs and pools, and not where a sigmoid or a layer without BatchNorm sta
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -84,27 +86,20 @@ class SharedScales:
 
         scales: [S]; groups that lose nothing are left out
         """
-        gone = (scales.abs().cpu() < threshold) & ~self._largest(scales)
-        found = {name: gone[start : start + group.size] for name, (group, start) in self.groups.items()}
-        return {name: mask for name, mask in found.items() if bool(mask.any())}
+        return self._chosen(scales, lambda sizes: int((sizes < threshold).sum()))
 
-    def threshold(self, scales: Tensor, ratio: float) -> float:
-        """The threshold below which this share of all served channels lies, as nearly as can be while each group keeps
-        its largest. scales: [S], ratio: [0, 1)
-        """
-        count = round(ratio * len(scales))
-        free = scales.abs().cpu()[~self._largest(scales)].sort().values
-        if count == 0 or not len(free):
-            return 0.0
-        if count >= len(free):
-            return float("inf")
-        return float((free[count - 1].double() + free[count].double()) / 2)
+    def lowest(self, scales: Tensor, ratio: float) -> dict[str, Tensor]:
+        """The same for this share of every group's channels, those of the smallest |s|. ratio: [0, 1)"""
+        return self._chosen(scales, lambda sizes: math.floor(ratio * len(sizes)))
 
-    def _largest(self, scales: Tensor) -> Tensor:
-        """bool [S]: the largest |s| of every group."""
-        found = torch.zeros(len(scales), dtype=torch.bool)
-        for group, start in self.groups.values():
-            found[start + int(scales[start : start + group.size].abs().argmax())] = True
+    def _chosen(self, scales: Tensor, count: Callable[[Tensor], int]) -> dict[str, Tensor]:
+        found = {}
+        for name, (group, start) in self.groups.items():
+            sizes = scales[start : start + group.size].abs().cpu()
+            gone = torch.zeros(group.size, dtype=torch.bool)
+            gone[sizes.argsort(stable=True)[: min(count(sizes), group.size - 1)]] = True
+            if bool(gone.any()):
+                found[name] = gone
         return found
 
     def merged(self, trained: ModelGraph) -> ModelGraph:

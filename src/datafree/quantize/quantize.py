@@ -77,12 +77,10 @@ def quantize(
     keep = _matching(graph, keep_float, "keep_float")
     _matching(graph, layer_bits or {}, "layer_bits")
     bits = [*([("*", weights)] if weights is not None else []), *(layer_bits or {}).items()]
-    for asked in (*(own for _, own in bits), *([activations] if activations is not None else [])):
-        if asked < 2:  # a grid of signs has no zero and no nearest integer: it is trained (zhu2020), not rounded to
+    for asked in [own for _, own in bits] + ([] if activations is None else [activations]):
+        if not 2 <= asked <= 8:  # 1 bit is a grid of signs, without a zero: weights are trained to it, not rounded
             raise ValueError(f"bits must be a whole number from 2 to 8, got {asked!r}")
     schemes = [(glob, target.weights.with_bits(own)) for glob, own in bits]
-    if activations is not None:
-        target.activations.with_bits(activations)  # refuses bits out of range, also where only edges would carry them
     _refuse_overflow(graph)
     student = graph.copy()
     _weights(student, graph, schemes, rounding, keep, run)
