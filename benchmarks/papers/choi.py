@@ -1,10 +1,10 @@
 """Choi et al. (CVPR Workshops 2020): adversarial distillation and quantization on SVHN, CIFAR and Tiny-ImageNet.
 
 The paper's text was not at hand. Distillation figures of CIFAR were read in the tables of later papers, which quote
-them; those of SVHN and Tiny-ImageNet, and all of quantization, are known from memory only and are left out. On CIFAR-100
-later papers quote different figures for the same pairs, and re-runs fell short (71.26 for 77.01), so the row says both.
-Teachers are not published: the paper's CIFAR-10 ones reach about 94.8 (WRN-40-2) and 95.1 (ResNet-34); compare losses.
-Quantized rows have all layers at the stated bits; the paper's quantizer is told second-hand as one scale for a layer.
+them; those of SVHN and Tiny-ImageNet, and all of quantization, could not be checked and are left out. On CIFAR-100 later
+papers quote different figures for the same pairs, and re-runs fell short (71.26 for 77.01), so the row says both. Its
+teachers are not published: compare losses, not figures. Quantized rows have all layers at the stated bits; the paper's
+quantizer is told second-hand as one scale for a layer.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ PUBLISHED: dict[str, tuple[float | None, str]] = {
     "wrn40_2_c100/p0-w32a32-wrn40_1": (62.92, _TORN.format("61.92 and 54.43")),
 }
 
-_MEMORY = "known from memory only: not quoted"
+_MEMORY = "unknown: table not obtainable"
 _OURS = "no row of the paper: CIFAR-10 networks of the manifest"
 
 _STUDENTS = {

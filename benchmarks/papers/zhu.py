@@ -1,9 +1,9 @@
 """Zhu et al. (2020, arXiv 2010.07334): binary weights and pruning of WRN-16-2 on CIFAR-10, without data.
 
-The full text was read, so every figure is the paper's own; its teachers (WRN-16-2 of about 94 %, WRN-40-2) are those of
-zero-shot transfer, whose WRN-16-2 the manifest holds. First and last layer stay in float, activations too. The number of
-rounds is not told; zero-shot transfer takes 80,000, ours by default 2,000. The figures of lottery tickets rest on masks
-found with real data; here masks are found in the game, so theirs stand beside as what they are.
+The full text was read, so every figure is the paper's own. The manifest holds a WRN-16-2 of zero-shot transfer, to which
+the paper refers. First and last layer stay in float, activations too. The number of rounds is not told; zero-shot
+transfer takes 80,000, ours by default 2,000. The figures of lottery tickets rest on masks found with real data; here
+masks are found in the game, so theirs stand beside as what they are.
 
 One value of the second half of its first table reads lambda = 4e-3 where 4e-5 must be meant; those rows give parameters
 only, and are left out.
@@ -49,7 +49,7 @@ RECIPES = {
 """The paper's settings, each a chain of its own since the recipe's settings differ; and ours for binary weights."""
 
 NETWORKS = {
-    "wrn16_2_c10": Network(model="manifest:wrn16_2_c10", data="cifar10", why="the paper's family of teachers, 94.00 %"),
+    "wrn16_2_c10": Network(model="manifest:wrn16_2_c10", data="cifar10", why="of zero-shot transfer, 94.00 %"),
     "wrn40_2_c10": Network(
         model=None, data="cifar10", why="no library holds it: bring a teacher you trained (`benchmarks.gpu` trains one)"
     ),
