@@ -1,10 +1,10 @@
 """Choi et al. (CVPR Workshops 2020): adversarial distillation and quantization on SVHN, CIFAR and Tiny-ImageNet.
 
 The paper's text was not at hand. Distillation figures of CIFAR were read in the tables of later papers, which quote
-them; those of SVHN and Tiny-ImageNet, and all of quantization, could not be checked and are left out. On CIFAR-100 later
-papers quote different figures for the same pairs, and re-runs fell short (71.26 for 77.01), so the row says both. Its
-teachers are not published: compare losses, not figures. Quantized rows have all layers at the stated bits; the paper's
-quantizer is told second-hand as one scale for a layer.
+them; those of SVHN and Tiny-ImageNet, and all of quantization, could not be checked and are left out. On CIFAR-100
+later papers quote different figures for the same pairs, and re-runs fell short (71.26 for 77.01), so the row says both.
+Its teachers are not published: compare losses, not figures. Quantized rows have all layers at the stated bits; the
+paper's quantizer is told second-hand as one scale for a layer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Zhu et al. (2020, arXiv 2010.07334): binary weights and pruning of WRN-16-2 on CIFAR-10, without data.
 
-The full text was read, so every figure is the paper's own. The manifest holds a WRN-16-2 of zero-shot transfer, to which
-the paper refers. First and last layer stay in float, activations too. The number of rounds is not told; zero-shot
+The full text was read, so every figure is the paper's own. The manifest holds a WRN-16-2 of zero-shot transfer, to
+which the paper refers. First and last layer stay in float, activations too. The number of rounds is not told; zero-shot
 transfer takes 80,000, ours by default 2,000. The figures of lottery tickets rest on masks found with real data; here
 masks are found in the game, so theirs stand beside as what they are.
 
