@@ -34,9 +34,9 @@ GAME = {
 """The shortest game there is, in steps too small to take a student away from where it begins."""
 
 QUICK = {
-    "choi2020": {"judges": 2, "distiller": {**GAME, "calibrate": 8}},
-    "distilled": {"judges": 2, "distiller": GAME},
-    "zhu2020": {"judges": 2, "weights": 8, "activations": 8, "binary": GAME, "slimming": {**GAME, "settle": 0.9}},
+    "choi2020": {"judges": 0, "distiller": {**GAME, "calibrate": 8}},
+    "distilled": {"judges": 0, "distiller": GAME},
+    "zhu2020": {"judges": 0, "weights": 8, "activations": 8, "binary": GAME, "slimming": {**GAME, "settle": 0.9}},
     "best": {"count": 16, **{part: {"steps": 3} for part in ("recovery", "blocks", "training")}},
     "zeroq": {"count": 64, "synthesizer": {"name": "zeroq", "steps": 3}},
     "genie": {
