@@ -17,6 +17,7 @@ from datafree.distill.players import Artist
 from datafree.distill.pool import Pool
 from datafree.distill.table import Table
 from datafree.graph import ModelGraph
+from datafree.graph.watch import make_on
 from datafree.graph.whole_student import WholeStudent
 from datafree.run import Run
 from datafree.spec import InputSpec
@@ -69,6 +70,23 @@ def test_batchnorms_learn_as_pytorch_s_do():
     settled = whole.settled()
     assert torch.allclose(settled(x), model(x), atol=1e-5), "the graph remembers what its BatchNorms saw"
     assert not torch.allclose(settled(x), graph(x), atol=1e-3)
+
+
+def test_tensors_are_made_where_the_game_is_played():
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = conv_bn(3, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            places = torch.arange(16, device=x.device).float()
+            return (self.body(x) * places).mean((2, 3))
+
+    whole = WholeStudent(ModelGraph.trace(randomise(Positions()), ZOO["plain"]()[1]), {})
+    make_on(whole.module, "meta")
+    made = [node.kwargs["device"] for node in whole.module.graph.nodes if "device" in node.kwargs]
+    assert made
+    assert set(made) == {torch.device("meta")}
 
 
 def test_the_pool_is_a_ring():
