@@ -49,6 +49,18 @@ of so many minutes, and the memory of four steps of reconstruction for each bloc
 what the process itself held beyond what it began with; resident: with pages of files that the system may write out."""
 
 
+DISTILLATION = """\
+`python -m benchmarks.distill`. Top-1 in percent after the last state of a game, on all test images; where there are
+several seeds, their mean, lowest and highest. Each case is read beside the one it names: they differ in that one thing.
+Schedules are short, so that features can be compared on two processor cores; longer ones reach more. `kl` and agreement
+are to the teacher, on synthetic images that nothing learned from; `may lose` is a target in points. No method sees an
+image of any data set. CPU seconds of one thread. [Distillation](distillation.md) says what the cases are."""
+
+ON_GPU = """\
+`python -m benchmarks.gpu.distill`. The papers' settings on CIFAR-10, last state, all test images. Teachers were trained
+here, and differ from the papers'."""
+
+
 def rows(name: str) -> list[Row]:
     """Rows of one table of results; none when it was not measured yet."""
     path = RESULTS / f"{name}.csv"
@@ -238,6 +250,35 @@ def best_cost() -> str:
     return table([column.replace("_", " ") for column in columns], body) if body else ""
 
 
+def distillation() -> str:
+    """Every case of distillation beside the one it is read against, one table for each pair of networks."""
+    found, parts = rows("distill"), []
+    for network in dict.fromkeys(row["network"] for row in found):
+        own = [row for row in found if row["network"] == network]
+        body = []
+        for case in dict.fromkeys(row["case"] for row in own):
+            same = [row for row in own if row["case"] == case]
+            top1 = spread([float(row["top1"]) for row in same])
+            means = [[float(row[name]) for row in same if row[name]] for name in ("kl", "agreement", "seconds")]
+            told = ["" if not means[place] else f"{fmean(means[place]):{form}}" for place, form in
+                    enumerate((".3f", ".1f", ".0f"))]  # fmt: skip
+            first = same[0]
+            body.append([case, first["against"], top1, first["within"], first["parameters"], first["rounds"], *told])
+        seeds = sorted({row["seed"] for row in own}, key=int)
+        header = ["case", "beside", "top-1", "may lose", "parameters", "rounds", "kl", "agreement", "CPU seconds"]
+        about = f"teacher {own[0]['teacher_top1']}, {own[0]['images']} test images; seeds {', '.join(seeds)}."
+        parts.append(f"### {network}\n\n{about}\n\n{table(header, body)}\n")
+    return "\n".join(parts)
+
+
+def on_gpu() -> str:
+    """The papers' rows of distillation that were run on a GPU."""
+    columns = ("setting", "method", "rounds", "teacher_top1", "top1", "published", "parameters", "seconds", "gpu")
+    body = [[row[column] for column in columns] for row in rows("distill_gpu")]
+    header = ["setting", "method", "rounds", "teacher", "top-1", "published", "parameters", "seconds", "GPU"]
+    return table(header, body) if body else ""
+
+
 def chapter(title: str, about: str, content: str) -> str:
     """A chapter of the results page; nothing where nothing was measured."""
     return f"## {title}\n\n{about}\n\n{content}\n" if content else ""
@@ -286,6 +327,8 @@ images are the same. Settings without a row, and DenseNet and SimpNet, were not 
 {chapter("Synthesis", SYNTHESIS, synthesis())}\
 {chapter("Several teachers, courses, mixing", INVERSION, inversion())}\
 {chapter("A whole job on images", BEST_COST, best_cost())}\
+{chapter("Distillation", DISTILLATION, distillation())}\
+{chapter("Distillation on a GPU", ON_GPU, on_gpu())}\
 ## Speed of the file
 
 `python -m benchmarks.speed`: against fp32 ONNX in the same ONNX Runtime process, interleaved medians.

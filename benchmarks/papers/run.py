@@ -26,26 +26,31 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from benchmarks.gpu.networks import BUILD
 from benchmarks.manifest import REPOSITORY, load
 from benchmarks.papers.setting import Chain, Network, Setting
 from benchmarks.provenance import provenance
 from datafree.evaluate import Dataset, evaluate, open_dataset
 from datafree.graph import ModelGraph
-from datafree.graph.doors import open_model
+from datafree.graph.doors import open_model, open_student
 from datafree.recipes.settings import build, choose
 from datafree.run import Run, write_atomic
 from datafree.spec import InputSpec, Refusal
 from datafree.synthesize import CATALOGUE as SYNTHESIZERS
 from datafree.synthesize import synthesize
 
-PAPERS = {name: f"benchmarks.papers.{name}" for name in ("udfc", "lis", "mixmix", "genie")}
+PAPERS = {name: f"benchmarks.papers.{name}" for name in ("udfc", "lis", "mixmix", "genie", "choi", "zhu")}
 """Name on the command line -> module with RECIPES, NETWORKS and SETTINGS."""
 
 FILES = {
     "imagenet": ("imagenet", "val", "imagenet.tar"),
     "cifar10": ("cifar10_test.npz", "cifar10", "cifar10.tar"),
+    "cifar100": ("cifar100_test.npz", "cifar100", "cifar100.tar"),
+    "svhn": ("svhn_test.npz", "svhn", "svhn.tar"),
+    "tiny-imagenet": ("tiny-imagenet", "tiny-imagenet.tar"),
 }
 
 PROTOCOL = (
@@ -53,9 +58,14 @@ PROTOCOL = (
     "network input and last layer's input at 8 bits; seed 0"
 )
 
-CIFAR = InputSpec(
-    shape=(3, 32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), classes=10
-)  # what the checkpoints of the family were trained with
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+INPUTS = {
+    "cifar10": InputSpec(shape=(3, 32, 32), classes=10, **IMAGENET),
+    "cifar100": InputSpec(shape=(3, 32, 32), classes=100, **IMAGENET),
+    "svhn": InputSpec(shape=(3, 32, 32), classes=10, **IMAGENET),
+    "tiny-imagenet": InputSpec(shape=(3, 64, 64), classes=200, **IMAGENET),
+}
+"""What checkpoints without a card of their own were trained with; a network brought with others is brought as .pt2."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -190,7 +200,12 @@ def compress(
     if images is not None:
         settings["count"] = len(images)
     run = Run(seed=0, minutes=minutes, images=images)
-    return build(chain.recipe, settings).compress(teacher, teacher.inputs, run)
+    handed = {}
+    if setting.student is not None:
+        torch.manual_seed(run.seed)
+        built = BUILD[setting.student](classes=teacher.inputs.classes)
+        handed["student"] = open_student(built, teacher)
+    return build(chain.recipe, settings).compress(teacher, teacher.inputs, run, **handed)
 
 
 def find(folder: Path, data: str) -> Dataset:
@@ -223,7 +238,7 @@ def open_network(name: str, network: Network, brought: Mapping[str, Mapping[str,
                 why=str(error),
                 remedy=f"set DATAFREE_DATA, or bring it with --model {name}=",
             ) from error
-    return open_model(model, checkpoint=checkpoint, inputs=CIFAR if network.data == "cifar10" else None)
+    return open_model(model, checkpoint=checkpoint, inputs=INPUTS.get(network.data))
 
 
 def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ class Network:
     """
 
     model: str | None
-    data: Literal["imagenet", "cifar10"]
+    data: Literal["imagenet", "cifar10", "cifar100", "svhn", "tiny-imagenet"]
     why: str
 
 
@@ -44,6 +44,9 @@ class Setting:
     """weights, activations: bits, None for float; ratio: share of the inner channels removed, [0, 1).
 
     ends: bits of the first and the last layer's weights; None: `weights`, as all others
+    student: the architecture that learns, where it is not the network's own: a name of
+        `benchmarks.gpu.networks.BUILD`; it begins with random weights
+    note: what else tells it from other cells
     recipes: the table's chains that fill it; all when empty
     published: the paper's top-1 in percent; None where it could not be read
     evidence: where the figure comes from, and how far it can be trusted
@@ -54,6 +57,8 @@ class Setting:
     activations: int | None
     ratio: float = 0.0
     ends: int | None = None
+    student: str | None = None
+    note: str = ""
     recipes: tuple[str, ...] = ()
     published: float | None = None
     evidence: str = "unknown: text not obtainable"
@@ -63,7 +68,8 @@ class Setting:
         """As in `resnet34/p30-w6a6` or `resnet18/p0-w2a4-ends8`: what `--only` matches."""
         bits = f"w{self.weights or 32}a{self.activations or 32}"
         ends = f"-ends{self.ends}" if self.ends else ""
-        return f"{self.network}/p{round(100 * self.ratio)}-{bits}{ends}"
+        more = "".join(f"-{part}" for part in (self.student, self.note) if part)
+        return f"{self.network}/p{round(100 * self.ratio)}-{bits}{ends}{more}"
 
     def told(self, published: Mapping[str, tuple[float | None, str]]) -> Setting:
         """The same with what is known of it. published: name -> (figure or None, evidence)"""

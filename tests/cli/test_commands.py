@@ -15,7 +15,7 @@ from datafree.recipes.families import FAMILIES
 from datafree.recipes.settings import from_yaml
 from datafree.run import read_ledger
 
-COMMANDS = ["compress", "synthesize", "evaluate", "export", "report", "list", "show", "doctor", "demo"]
+COMMANDS = ["compress", "distill", "synthesize", "evaluate", "export", "report", "list", "show", "doctor", "demo"]
 FILES = [
     "settings.yaml",
     "ledger.jsonl",
@@ -189,7 +189,10 @@ def test_results_go_to_stdout_and_progress_to_stderr(tmp_path):
     assert "\x1b" not in done.stderr, "no control codes outside a terminal"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["compress", "--help"], ["synthesize", "--help"], ["--version"], []])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["compress", "--help"], ["distill", "--help"], ["synthesize", "--help"], ["--version"], []],
+)
 def test_help_comes_at_once(arguments):
     code = """
 import sys

@@ -41,3 +41,21 @@ def test_tables_of_images_need_not_be_complete(tmp_path, monkeypatch):
     assert "`closed_form` | `best` |" in shown
     assert "| 4-bit weights and activations |  | **51.00 / -** |" in shown
     assert "| 3-bit weights and activations | **40.00 / -** |  |" in shown
+
+
+DISTILL = """\
+network,case,against,teacher_top1,top1,within,images,parameters,rounds,kl,agreement,seconds,seed
+digits,choi2020,,99.60,90.00,,500,5306,300,0.200,91.0,100.0,0
+digits,choi2020,,99.60,92.00,,500,5306,300,0.100,93.0,110.0,1
+digits,no statistics,choi2020,99.60,80.00,1.0,500,5306,300,,,90.0,0
+"""
+
+
+def test_tables_of_distillation_need_not_be_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.distillation() == tables.on_gpu() == ""
+    (tmp_path / "distill.csv").write_text(DISTILL, encoding="utf-8")
+    found = tables.distillation()
+    assert "| choi2020 |  | 91.00 (90.00 to 92.00) |  | 5306 | 300 | 0.150 | 92.0 | 105 |" in found
+    assert "| no statistics | choi2020 | 80.00 | 1.0 | 5306 | 300 |  |  | 90 |" in found
+    assert "teacher 99.60, 500 test images; seeds 0, 1." in found

@@ -6,6 +6,7 @@ import csv
 import importlib
 
 import pytest
+from benchmarks.gpu.networks import BUILD
 from benchmarks.manifest import data_folder
 from benchmarks.papers.run import PAPERS, main
 
@@ -25,11 +26,16 @@ def test_settings_are_well_formed(paper):
         assert chain.recipe in CATALOGUE
         assert chain.synthesizer is None or chain.synthesizer in SYNTHESIZERS
         assert build(chain.recipe, chain.settings)
+    for setting in table.SETTINGS:
+        for chain in (table.RECIPES[name] for name in setting.recipes or table.RECIPES):
+            assert setting.student is None or chain.recipe == "distilled", "only it takes a student"
     used = set()
     for setting in table.SETTINGS:
         used |= set(setting.recipes or table.RECIPES)
         assert 0 <= setting.ratio < 1
-        assert all(bits is None or Scheme(bits=bits) for bits in (setting.weights, setting.activations, setting.ends))
+        assert setting.weights in (None, 1) or Scheme(bits=setting.weights)
+        assert all(bits is None or Scheme(bits=bits) for bits in (setting.activations, setting.ends))
+        assert setting.student is None or setting.student in BUILD
         assert setting.evidence
     assert used == set(table.RECIPES), "every chain fills some row, and no row names another"
     told = {setting.name for setting in table.SETTINGS if setting.published is not None}

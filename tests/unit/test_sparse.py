@@ -47,7 +47,7 @@ def test_the_layout_is_the_one_others_read(tmp_path):
     dense = np.zeros((rows, columns), np.float32)
     dense[bits.astype(bool)] = stored["conv1.compressed"].numpy()
     assert np.array_equal(dense, weight.numpy())
-    starts = stored["conv1.row_offsets"].flatten().tolist()
+    starts = stored["conv1.row_offsets"].tolist()
     counts = (weight != 0).sum(1).tolist()
     assert starts == [sum(counts[:row]) for row in range(rows)]
 

@@ -81,8 +81,15 @@ def make_student(
         asked |= {"student": str(student)}
     if isinstance(method, str):
         method = build(choose(method, CATALOGUE, "method"), settings or {})
-    elif settings:
+    elif settings is not None:
         raise ValueError(f"the method is ready made; {', '.join(settings)} cannot be set beside it")
+    other = student is not None or width is not None or bool(prune) or getattr(method, "transforms", False)
+    if not other and weights is None and activations is None:
+        raise Refusal(
+            "there is nothing to learn",
+            why="the student would be the teacher itself: no architecture, no width, no bits are asked for",
+            remedy="add --student, --width, --prune, --from, or --weights and --activations",
+        )
     return carry_out(
         build(Distilled, {**asked, "distiller": method}), model, inputs=inputs, checkpoint=checkpoint, student=handed,
         minutes=minutes, seed=seed, device=device, folder=folder, force=force, scalars=tensorboard,

@@ -1,19 +1,20 @@
-"""Adversarial distillation with what was learned since: replay, confident and balanced images, statistics in measure.
+"""Adversarial distillation with a memory: what the generator has left behind is shown again, and scales are learned.
 
-The game and the terms are `choi2020`'s,
+The game and its losses are `choi2020`'s,
 
-    generators:  min  - a KL(T(x) || S(x)) + alpha [ w D(x) + H(T(x)) - H(mean T(x)) ]
+    generators:  min  - KL(T(x) || S(x)) + alpha [ D(x) + H(T(x)) - H(mean T(x)) ]
     students:    min  T^2 KL at temperature T, on images of the generator and of the pool
 
-with other weights. There statistics weigh a hundred times what entropies do, for one is a sum over all channels and the
-other a few nats; images then answer to no class in particular. Here entropies weigh as much as the distance. Half of
-every batch of a student comes from a pool of earlier images, moved and mirrored (Fang et al. 2022 learn from a pool
-only): what the generator has left behind is not forgotten. The scales of quantizers are learned too.
+Half of every student's batch comes from a pool of earlier images, moved and mirrored. A generator that is always a step
+ahead shows each weakness once and goes on; the pool keeps the student from falling back where it was taught before
+(Fang et al. 2022 learn from a pool only, and most of what came later has one). alpha stays as small as there: images
+that are made to look certain, or to meet the statistics at any price, no longer show where student and teacher differ.
+The scales of quantizers are learned, as in `qat`.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -26,20 +27,14 @@ from datafree.spec import Paper, method
 
 @method
 class Adversarial(Weights):
-    """Adversarial distillation with a pool, balanced and confident images, and learned scales."""
+    """Adversarial distillation with a pool of earlier images and learned scales."""
 
     rounds: int = Field(default=2000, ge=0)
     """Rounds, each of some generator steps and some student steps; fewer where the time is short."""
     warm_up: int = Field(default=200, ge=0)
     """Generator steps before the game, on the generator's own terms alone."""
-    alpha: float = Field(default=1.0, ge=0)
-    """Weight of statistics and entropies together."""
-    statistics: float = Field(default=0.01, ge=0)
-    """Weight of the teacher's statistics within alpha; 0 also serves teachers that remember none."""
     pool: int = Field(default=8192, ge=0)
     """Generated images that are kept and shown again; 0: none."""
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    """Of the students: SGD with Nesterov's momentum, or Adam."""
     step_rate: float = Field(default=0.002, ge=0)
     """Learning rate of the logarithms of quantizers' scales (Adam); 0 leaves scales as they are."""
 

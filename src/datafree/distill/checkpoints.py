@@ -22,6 +22,9 @@ from datafree.run.folder import DISTILLED
 from datafree.run.kept import read_changes, write_changes
 from datafree.run.ranks import Ranks
 
+_OWN = ("draws", "pool.", "average")
+"""Beginnings of the names of what differs from rank to rank."""
+
 
 class Checkpoints:
     """States of one game; in a run without a folder nothing is kept, and only the first rank writes."""
@@ -36,14 +39,17 @@ class Checkpoints:
             self.path = run.folder / DISTILLED / f"{self.key[:12]}.safetensors"
 
     def keep(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Write a state; `tensors["draws"]` differs from rank to rank, the rest does not."""
+        """Write a state, with the chance, the pool and the averages of every rank."""
         if self.path is None:
             return
-        drawn = self.ranks.gather(tensors["draws"])
+        state: dict[str, Tensor] = {}
+        for name, value in tensors.items():
+            if name.startswith(_OWN):
+                state |= {f"{name}@{rank}": part for rank, part in enumerate(self.ranks.gather(value.detach()))}
+            else:
+                state[name] = value.detach()
         if not self.ranks.first:
             return
-        state = {name: value.detach() for name, value in tensors.items() if name != "draws"}
-        state |= {f"draws.{rank}": value for rank, value in enumerate(drawn)}
         if self.path.is_file():
             os.replace(self.path, self._before)
         write_changes(self.path, state, [facts], self.key)
@@ -56,8 +62,8 @@ class Checkpoints:
             kept = read_changes(path, self.key)
             if kept is not None:
                 tensors, (facts,) = kept
-                tensors["draws"] = tensors[f"draws.{self.ranks.rank}"]
-                return tensors, facts
+                own = {n.partition("@")[0]: v for n, v in tensors.items() if n.endswith(f"@{self.ranks.rank}")}
+                return tensors | own, facts
             if path.is_file() and self.ranks.first:
                 self.run.log("damaged", file=str(path.name), why="the state of a game is not whole, or of another one")
         return None

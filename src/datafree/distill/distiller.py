@@ -11,7 +11,11 @@ from datafree.spec import Paper
 
 @runtime_checkable  # pydantic checks a recipe's field with isinstance
 class Distiller(Protocol):
-    """Teaches a student what its teacher knows, on images of its own making. The generator is the distiller's."""
+    """Teaches a student what its teacher knows, on images of its own making. The generator is the distiller's.
+
+    One that makes something else of the student it is given (fewer bits, channels or weights) says so by `transforms =
+    True`: for it a copy of the teacher is a student.
+    """
 
     paper: ClassVar[Paper]
 

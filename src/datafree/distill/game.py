@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -35,6 +36,7 @@ from datafree.distill.table import Table
 from datafree.graph import ModelGraph
 from datafree.graph.prepared import classes_of
 from datafree.run import Run
+from datafree.run.ranks import Ranks
 from datafree.spec import Refusal, name_of
 
 _KEEP_SECONDS = 60.0
@@ -64,8 +66,9 @@ class Progress:
 def play(student: ModelGraph, teacher: ModelGraph, settings: Play, rules: Rules, run: Run) -> ModelGraph:
     """A copy of the student that has learned in the game of these settings and rules; see `Distiller.distill`."""
     check(student, teacher)
+    first = Ranks.join(run.device).first
     with (
-        run.step("distill", method=name_of(settings)),
+        run.step("distill", method=name_of(settings)) if first else nullcontext(),
         torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False),
     ):
         return Game(student, teacher, settings, rules, run).played()
@@ -109,7 +112,7 @@ class Game:
         if found is not None:
             tensors, facts = found
             self.progress = Progress(**facts)
-            self._put(tensors)
+            self.table.put(tensors)
             self.judge.restore({name[6:]: value for name, value in tensors.items() if name.startswith("judge.")})
             self._log("resumed", step=self.progress.move, steps=self.progress.total)
         else:
@@ -153,7 +156,7 @@ class Game:
             return table.warm_up()
         if self.settings.reset_every and over and over % self.settings.reset_every == 0:
             for artist in table.artists:
-                artist.restart(table.draws)
+                table.restart(artist)
         return table.round(share)
 
     def _at_interval(self) -> bool:
@@ -201,7 +204,7 @@ class Game:
                 f"holds {fact['batch_entropy']:.2f} of log(classes), after {_RESTARTS} new beginnings",
                 remedy="raise the weight of statistics or balance, lower generator_rate, or set collapse to 0",
             )
-        self.table.artists[number].restart(self.table.draws)
+        self.table.restart(self.table.artists[number])
         self.progress = replace(self.progress, restarts=self.progress.restarts + 1)
         self._log("generator_restarted", generator=number, move=self.progress.move, **fact)
 
@@ -216,7 +219,7 @@ class Game:
                 remedy="lower rate and generator_rate, set clip, or choose precision=float32",
             )
         tensors, good = self.good
-        self._put(tensors)
+        self.table.put(tensors)
         self.progress = replace(good, cooled=at.cooled / 2, rollbacks=at.rollbacks + 1)
         self._log("rolled_back", move=at.move, to=good.move, cooled=self.progress.cooled)
 
@@ -228,7 +231,7 @@ class Game:
         first = self._timed(self.table.round)
         each = min(self._timed(self.table.round), first) if first < 10 else first
         warm = self._timed(lambda _: self.table.warm_up()) if self.settings.warm_up else 0.0
-        self._put(start[0])
+        self.table.put(start[0])
         need = each * self.settings.rounds + warm * self.settings.warm_up
         (share,) = self.table.ranks.agree(min(1.0, 0.95 * max(0.0, self.until - time.monotonic()) / max(need, 1e-9)))
         if share < 1:
@@ -244,29 +247,21 @@ class Game:
 
     def _handed_back(self) -> ModelGraph:
         verdict = self.judge.verdict()
-        number = verdict.student
-        if self.until < math.inf and self.judge.best is not None:
+        number, nearest = verdict.student, self.until < math.inf and self.judge.best is not None
+        if nearest:
             self.judge.compare(verdict)
             self.judge.hand_back_best()
             number = 0
         at = self.progress
         self._log(
             "distilled", method=name_of(self.settings), rounds=max(0, at.move - at.warm_up), warm_up=at.warm_up,
-            kl=round(self.judge.best_kl if self.until < math.inf else verdict.kl, 6), restarts=at.restarts,
-            rollbacks=at.rollbacks, chosen="nearest" if self.until < math.inf else "last",
+            kl=round(self.judge.best_kl if nearest else verdict.kl, 6), restarts=at.restarts,
+            rollbacks=at.rollbacks, chosen="nearest" if nearest else "last",
         )  # fmt: skip
         return self.rules.settled(self.table.learners[number].whole)
 
     def _snapshot(self) -> tuple[dict[str, Tensor], Progress]:
         return {name: value.clone() for name, value in self.table.live().items()}, self.progress
-
-    @torch.no_grad()
-    def _put(self, tensors: dict[str, Tensor]) -> None:
-        for name, value in self.table.live().items():
-            if name == "draws":
-                self.table.draws.set_state(tensors[name])
-            else:
-                value.copy_(tensors[name])
 
     def _keep(self) -> None:
         judged = {f"judge.{name}": value for name, value in self.judge.state().items()}

@@ -45,6 +45,7 @@ class Lottery(Transfer):
     start: Literal["ticket", "drawn_weights", "drawn_mask"] = "ticket"
     """What the mask is trained from at last: the weights the student came with, others, or these under another mask."""
 
+    transforms: ClassVar[bool] = True
     paper: ClassVar[Paper] = Paper(
         key="frankle2019",
         title="The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks",

@@ -13,6 +13,7 @@ from datafree.distill.rules import Answer, Looks
 from datafree.functional.bounds import clamp_returning
 from datafree.graph import ModelGraph
 from datafree.graph.marginal import told_input
+from datafree.graph.watch import make_on
 from datafree.graph.whole_student import WholeStudent
 from datafree.nn import Quantizer
 from datafree.nn.generator import COARSE, Generator
@@ -83,6 +84,7 @@ class Learner:
         if looks.module is not None:
             looks.module(self.whole)
         self.module = self.whole.module.to(device)
+        make_on(self.whole.module, device)
         self.module.to(memory_format=torch.channels_last)
         self.forward: Callable[[Tensor], Any] = self.module
         rate = settings.rate if float_weights else settings.quantized_rate

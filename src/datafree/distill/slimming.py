@@ -18,7 +18,7 @@ more), the penalties too, and what is left learns to do without them. The paper 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -54,6 +54,8 @@ class Slimming(Transfer):
     """Share of every group's channels to remove, those of the smallest scales, instead of a threshold; ours."""
     settle: float = Field(default=0.0, ge=0, lt=1)
     """Last share of the game, in which the channels are out and the rest learns without penalties; not of the paper."""
+
+    transforms: ClassVar[bool] = True
 
     def distill(self, student: ModelGraph, teacher: ModelGraph, run: Run) -> ModelGraph:
         """See `Distiller.distill`; the student comes back with fewer channels. Raises Refusal too for one that is

@@ -24,7 +24,8 @@ from datafree.run.ranks import Ranks
 class Table:
     """Teacher, generators, students, their pool, and the chance that all draw from.
 
-    draws: a random generator of this rank; whatever is random in the game comes from it
+    draws: a random generator of this rank, for what is shown; common: one that all ranks draw alike from, for what is
+        theirs together
     """
 
     def __init__(self, student: ModelGraph, teacher: ModelGraph, settings: Play, rules: Rules, run: Run) -> None:
@@ -42,7 +43,7 @@ class Table:
         self.artists = [Artist(teacher, settings, self.device, made) for _ in range(settings.generators)]
         self.learners = [Learner(student, settings, looks, self.device) for _ in range(settings.students)]
         self.pool = Pool(settings.pool, teacher.inputs, self.device)
-        self.draws = run.generator(f"game/{self.ranks.rank}")
+        self.draws, self.common = run.generator(f"game/{self.ranks.rank}"), run.generator("game")
         # What was shown lately, for each generator and value: [2, C], and whether there is anything yet.
         sizes = [len(known.mean) for known in self.known.known]
         self.averages = [[torch.zeros(2, size, device=self.device) for size in sizes] for _ in self.artists]
@@ -56,7 +57,7 @@ class Table:
         """The method's own beginning, on images of the warmed-up generators."""
 
         def images(count: int) -> Tensor:
-            return torch.cat([self.images(artist, n, self.draws) for artist, n in self._shares(count) if n])
+            return torch.cat([self.images(artist, n, self.common) for artist, n in self._shares(count) if n])
 
         for learner in self.learners:
             self.rules.before_rounds(learner.whole, images)
@@ -107,7 +108,7 @@ class Table:
 
     def live(self) -> dict[str, Tensor]:
         """Every tensor the game moves, by name; writing into them puts a state back."""
-        found: dict[str, Tensor] = {"draws": self.draws.get_state(), "averaged": self.averaged}
+        found = {"draws": self.draws.get_state(), "common": self.common.get_state(), "averaged": self.averaged}
         for number, values in enumerate(self.averages):
             found |= {f"average.{number}.{place}": value for place, value in enumerate(values)}
         parts: list[tuple[str, Any]] = [("pool", self.pool)]
@@ -116,6 +117,19 @@ class Table:
         for name, part in parts:
             found |= {f"{name}.{inner}": value for inner, value in part.live().items()}
         return found
+
+    @torch.no_grad()
+    def put(self, state: dict[str, Tensor]) -> None:
+        """Put back what `live` gave."""
+        for name, value in self.live().items():
+            if name in ("draws", "common"):
+                getattr(self, name).set_state(state[name])
+            else:
+                value.copy_(state[name])
+
+    def restart(self, artist: Artist) -> None:
+        """A generator starts anew."""
+        artist.restart(self.common)
 
     def _generators(
         self, loss: Callable[[Seen], Terms], share: float, *, opposed: bool, latents: list[Tensor] | None = None

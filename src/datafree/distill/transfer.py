@@ -10,8 +10,10 @@ classes, the mean over images. R_a: `functional.attention`, at the last values b
 Schedule and optimizers are those of zero-shot transfer (Micaelli and Storkey 2019, 1905.09768), to which the paper
 refers for what it does not tell: one generator step and ten student steps on one batch of latents, the teacher asked
 once; Adam under a cosine; gradients of norm 5 at most; BatchNorms of the student normalise by the batch also in the
-generator's step. Not of the paper, and off unless asked for: `statistics`, `certainty`,
-`balance` (terms of `choi2020` for the generator) and `keep_zeros`.
+generator's step. Chosen here, for neither tells them or their scale is another: rounds, the generator's widths, the
+weight of R_a (with zero-shot transfer's squared, averaged form of it 250 goes with a divergence divided by classes).
+Not of the paper, and off unless asked for: `statistics`, `certainty`, `balance` (terms of `choi2020` for the generator)
+and `keep_zeros`.
 """
 
 from __future__ import annotations

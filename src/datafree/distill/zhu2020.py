@@ -17,6 +17,8 @@ data-free transfer to a student of any architecture. A student that arrives with
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -43,6 +45,8 @@ class Zhu2020(Transfer):
     """The step all inner weights share; none: the one nearest to the weights the student comes with."""
     per_channel: bool = False
     """A step for every output channel, each nearest to its weights; not of the paper."""
+
+    transforms: ClassVar[bool] = True
 
     def distill(self, student: ModelGraph, teacher: ModelGraph, run: Run) -> ModelGraph:
         """See `Distiller.distill`. Raises Refusal too for zeros to be kept in one bit, which has none, and for a

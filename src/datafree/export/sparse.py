@@ -5,11 +5,12 @@ A safetensors file that holds dense tensors under their names, and in the place 
     conv1.shape        [2] int64      rows O and columns K of the weight as a matrix
     conv1.bitmask      [O, ceil(K / 8)] uint8, a bit for each weight, 1 where it is not zero, lowest bit first
     conv1.compressed   [n] its other values, row by row
-    conv1.row_offsets  [O, 1] int64   where each row's values begin
+    conv1.row_offsets  [O] int64      where each row's values begin
 
-These are the names and the layout of `sparse-bitmask` in compressed-tensors, which so reads them as matrices; the
-shape a convolution's filters really have lies in the header, beside a checksum. One bit for each weight costs less than
-an index for each value at every sparsity below 31/32 (CSR with 32 bits). A weight is stored so where that is smaller.
+These are the names and the layout of `sparse-bitmask` in compressed-tensors (read by its releases up to 0.11 at least),
+which so gives matrices; the shape a convolution's filters really have lies in the header, beside a checksum. One bit
+for each weight costs less than an index for each value at every sparsity below 31/32 (CSR with 32 bits). A weight is
+stored so where that is smaller.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def _packed(weight: Tensor) -> dict[str, Tensor] | None:
         "shape": torch.tensor(rows.shape),
         "bitmask": torch.from_numpy(np.packbits(mask.numpy(), axis=-1, bitorder="little")),
         "compressed": rows[mask],
-        "row_offsets": (per_row.cumsum(0) - per_row)[:, None],
+        "row_offsets": per_row.cumsum(0) - per_row,
     }
 
 

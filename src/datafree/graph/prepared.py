@@ -19,7 +19,7 @@ from datafree.graph import ModelGraph, fold_batchnorm
 from datafree.graph.arguments import bind, op_name
 from datafree.graph.operators import kind
 from datafree.graph.statistics import Statistics, deviations, known_statistics
-from datafree.graph.watch import watched
+from datafree.graph.watch import make_on, watched
 from datafree.nn.swing import Swing
 from datafree.spec import InputSpec, Refusal
 
@@ -72,6 +72,7 @@ def prepare(
     _end_in_logits(module)
     if swing is not None:
         _swing(module, swing)
+    make_on(module, device)
     module.requires_grad_(False)
     dtype = fastest(device) if precision == "auto" else getattr(torch, precision)
     exact = {

@@ -47,6 +47,14 @@ def watched(graph: ModelGraph, asked: Mapping[str, Question] | Sequence[tuple[st
     return module
 
 
+def make_on(module: fx.GraphModule, device: str) -> None:
+    """Let operators that make tensors (positions, masks) make them on this device, in place."""
+    for node in module.graph.nodes:
+        if "device" in node.kwargs:
+            node.kwargs = {**node.kwargs, "device": torch.device(device)}
+    module.recompile()
+
+
 def _out_of_place(target: Any) -> Any:
     """aten.relu.default for aten.relu_.default; every other target as it is."""
     schema = getattr(target, "_schema", None)

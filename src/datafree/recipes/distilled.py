@@ -60,7 +60,7 @@ class Distilled(Request):
         run.judges = judging_images(teacher, self.judges, run)
         student = first_student(self, teacher, inputs, run) if student is None else student
         to_round = rounded and not quantizers(student)
-        if student is not teacher:
+        if student is not teacher or (not to_round and getattr(self.distiller, "transforms", False)):
             with run.within(0.5 if to_round else 1.0):
                 student = self.distiller.distill(student, teacher, run)
         if to_round:

@@ -28,7 +28,7 @@ _SHARE = 0.1  # of the time there is, for images that judge
 def first_student(asked: Distilled, teacher: ModelGraph, inputs: InputSpec, run: Run) -> ModelGraph:
     """The student as it is before it learns; the teacher itself where only its numbers are to be rounded.
 
-    Raises Refusal where there is nothing to learn, and where two students are asked for at once.
+    Raises Refusal where two students are asked for at once.
     """
     named = {"student": asked.student, "first": asked.first, "ratio": (asked.ratio and not asked.first) or None}
     if len(given := [name for name, value in named.items() if value is not None]) > 1:
@@ -44,12 +44,6 @@ def first_student(asked: Distilled, teacher: ModelGraph, inputs: InputSpec, run:
         with run.within(0.5):
             return replace(asked.first, **same).compress(teacher, inputs, run)  # type: ignore[attr-defined]
     if not asked.ratio:
-        if asked.weights is None and asked.activations is None and not asked.layer_bits:
-            raise Refusal(
-                "there is nothing to learn",
-                why="the student would be the teacher itself: no architecture, no width, no bits are asked for",
-                remedy="name a student, or a share of the channels, or bits",
-            )
         return teacher
     if asked.start == "teacher":
         return narrowed(asked, teacher, run, asked.criterion, asked.compensator)

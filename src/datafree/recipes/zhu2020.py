@@ -71,11 +71,8 @@ class Zhu2020Recipe:
     def _pruning(self) -> Slimming:
         """Raises Refusal when both a share and a threshold are asked for."""
         if self.ratio and self.threshold:
-            raise Refusal(
-                "ratio and threshold cannot be asked for together",
-                why="each says which channels go",
-                remedy="choose one",
-            )
+            why = "each says which channels go"
+            raise Refusal("ratio and threshold cannot stand together", why=why, remedy="choose one")
         if self.threshold:
             return replace(self.slimming, threshold=self.threshold, ratio=None)
         return replace(self.slimming, ratio=self.ratio, settle=self.slimming.settle or _SETTLE)

@@ -1,0 +1,129 @@
+"""What `benchmarks.distill` measures: every feature of distillation beside its absence, and the targets of the digits.
+
+A case is a recipe with settings, on top of what all cases of its pair of networks share. `against` names the case that
+differs in this one thing alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+DIGITS, PAIR = "digits", "wrn40_1_c10 -> wrn16_1_c10"
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    DIGITS: {"rounds": 300, "warm_up": 150, "batch": 64, "latent": 64, "width": 16},
+    PAIR: {"rounds": 400, "warm_up": 400, "batch": 64, "latent": 128, "width": 32},
+}
+"""Short ones, for two processor cores: minutes for a row. The papers': 80,000 rounds of 128 and 256 images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One thing to measure.
+
+    recipe: its name; settings: its settings, those of the game apart
+    game: settings of the game; part: the recipe's field that holds them
+    start: what the student is: `anew` a quarter of the digits' width, or the pair's smaller network, without its
+        weights; `kept` the same with the weights it keeps (digits only); `teacher` the recipe begins with the teacher
+    against: the case it is read beside
+    within: points of top-1 that may be lost, where that is a target
+    networks: where it is measured
+    """
+
+    recipe: str = "distilled"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    game: Mapping[str, Any] = field(default_factory=dict)
+    part: str = "distiller"
+    start: str = "anew"
+    against: str = ""
+    within: float | None = None
+    networks: tuple[str, ...] = (DIGITS, PAIR)
+
+
+def _student(method: str = "choi2020", start: str = "anew", **game: Any) -> Case:
+    return Case(
+        settings={"weights": None, "activations": None, "distiller": {"name": method}}, game=game, start=start,
+        against="" if method == "choi2020" and not game and start == "anew" else "choi2020",
+    )  # fmt: skip
+
+
+def _rounded(recipe: str, *, against: str = "", within: float | None = None, **more: Any) -> Case:
+    bits = {"weights": 4, "activations": 4, **more.pop("settings", {})}
+    return Case(
+        recipe=recipe, settings=bits, start="teacher", against=against, within=within, networks=(DIGITS,), **more
+    )  # fmt: skip
+
+
+def _zhu(
+    settings: Mapping[str, Any], *, part: str, against: str = "", within: float | None = None, **game: Any
+) -> Case:
+    return Case(
+        recipe="zhu2020", settings=settings, game=game, part=part, start="teacher", against=against, within=within,
+        networks=(DIGITS,),
+    )  # fmt: skip
+
+
+def _ticket(start: str) -> Case:
+    settings = {"weights": None, "activations": None, "distiller": {"name": "lottery", "start": start, "prunings": 5}}
+    beside = "" if start == "ticket" else "lottery ticket"
+    return Case(settings=settings, start="anew", against=beside, networks=(DIGITS,))
+
+
+_HALF = {"weights": None, "ratio": 0.5}
+
+CASES: dict[str, Case] = {
+    # A smaller student in float. Everything stands beside the first.
+    "choi2020": _student(),
+    "no statistics": _student(statistics=0.0),
+    "no entropies": _student(certainty=0.0, balance=0.0),
+    "no certainty": _student(certainty=0.0),
+    "no balance": _student(balance=0.0),
+    "no warm-up": _student(warm_up=0),
+    "no game": _student(adversarial=0.0),
+    "two generators": _student(generators=2),
+    "two students": _student(students=2),
+    "masked": _student(masked=True),
+    "pool": _student(pool=2048),
+    "momentum": _student(momentum=0.9),
+    "generators anew": _student(reset_every=50),
+    "adversarial": _student("adversarial"),
+    "transfer, KL": _student("zhu2020", bits=None),
+    "transfer, symmetric": _student("zhu2020", bits=None, divergence="symmetric"),
+    "transfer, no attention": _student("zhu2020", bits=None, attention=0.0),
+    "quarter, kept weights": Case(
+        settings={"weights": None, "activations": None, "distiller": {"name": "choi2020"}}, start="kept",
+        against="choi2020", within=1.0, networks=(DIGITS,),
+    ),
+    "quarter, kept, features": Case(
+        settings={"weights": None, "activations": None, "distiller": {"name": "choi2020"}}, game={"features": 1.0},
+        start="kept", against="quarter, kept weights", within=1.0, networks=(DIGITS,),
+    ),
+    "quarter, kept, adversarial": Case(
+        settings={"weights": None, "activations": None, "distiller": {"name": "adversarial"}}, start="kept",
+        against="quarter, kept weights", within=1.0, networks=(DIGITS,),
+    ),
+    # Four bits.
+    "W4A4 closed form": Case(
+        recipe="closed_form", settings={"weights": 4, "activations": 4}, part="", start="teacher", networks=(DIGITS,)
+    ),
+    "W4A4 DF-Q": _rounded("choi2020", settings={"train": False}, against="W4A4 closed form"),
+    "W4A4 DF-QAT": _rounded("choi2020", against="W4A4 DF-Q", within=0.5),
+    "W4A4 DF-QAT, scales": _rounded("choi2020", game={"step_rate": 1e-3}, against="W4A4 DF-QAT", within=0.5),
+    "W4A4 from closed form": _rounded("distilled", against="W4A4 DF-QAT", within=0.5),
+    "W4A4 from best": _rounded("distilled", settings={"first": {"name": "best"}}, against="W4A4 DF-QAT", within=0.5),
+    # Half of the channels.
+    "half, zhu2020": _zhu(_HALF, part="slimming", within=1.5),
+    "half, KL": _zhu(_HALF, part="slimming", against="half, zhu2020", divergence="kl"),
+    "half, ramp": _zhu(_HALF, part="slimming", against="half, zhu2020", ramp=0.3),
+    "half, statistics": _zhu(_HALF, part="slimming", against="half, zhu2020", within=1.5, statistics=1.0),
+    # Binary weights.
+    "binary, zhu2020": _zhu({"weights": 1}, part="binary", within=2.0),
+    "binary, by channel": _zhu({"weights": 1}, part="binary", against="binary, zhu2020", within=2.0, per_channel=True),
+    "binary, statistics": _zhu({"weights": 1}, part="binary", against="binary, zhu2020", within=2.0, statistics=1.0),
+    # Lottery tickets.
+    "lottery ticket": _ticket("ticket"),
+    "lottery, drawn weights": _ticket("drawn_weights"),
+    "lottery, drawn mask": _ticket("drawn_mask"),
+}  # fmt: skip
