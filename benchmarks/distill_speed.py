@@ -12,9 +12,9 @@ the first and ten of the second, as `choi2020` plays. Rows:
     auto       the same in the numbers the processor is fastest in (`numbers` says which)
     compiled   that, with networks compiled; compiling is not counted
 
-All play the same game (losses, rates, batch, generator) from the same weights. `loss` is the students' KL over the
-last quarter of `--curve` rounds, mean and standard error over the last steps of these: curves are equal where these agree. CPU
-seconds of one thread, since machines are busy with other work. `gflops` counts two operations for every
+All play the same game (losses, rates, batch, generator) from the same weights. `loss` is the students' KL at the last
+step of a round, mean and standard error over the last quarter of `--curve` rounds: curves are equal where these agree.
+CPU seconds of one thread, since machines are busy with other work. `gflops` counts two operations for every
 multiply-accumulate of convolutions and linear layers, forward once, backward to the values once and to the weights
 once where they are asked for; `of_matmul` is its share of what one product of 2048 x 2048 matrices reaches in the same
 numbers.
