@@ -1,9 +1,9 @@
 """What pictures of nothing tell of the values that no BatchNorm tells: mean, variance and shape of every channel.
 
 A rule that carries a distribution through a layer errs by some share, and the errors multiply: without a BatchNorm to
-correct them, the spread told a dozen layers on is a tenth or a hundredth of the true one. Dead leaves (`functional.dead_
-leaves`) pushed through the float network do not err so: their edges, plain areas and differing contrasts are those of
-photographs, and what layers make of them stays near what they make of photographs, layer after layer. So
+correct them, the spread told a dozen layers on is a tenth or a hundredth of the true one. Dead leaves
+(`functional.dead_leaves`) pushed through the float network do not err so: their edges, plain areas and differing
+contrasts are those of photographs, and what layers make of them stays near what they make of photographs. So
 
 - a value at most one layer behind a BatchNorm is carried by rule (`graph.means`): nearer the truth than any picture;
 - a value further on, and one that no rule covers (attention, an operator we do not know), is looked at.
