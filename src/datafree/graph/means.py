@@ -10,7 +10,7 @@ is exact: elementwise functions of a Gaussian, concats, shapes. What is approxim
 - pools: `TAPS` again as the correlation of two positions;
 - attention: the mean and variance of the values it averages.
 
-A node that none of the rules covers, and what depends on it up to the next known point, is absent from the result.
+Far from all that is known these errors multiply: there, and where no rule covers a node, `graph.seen` looks instead.
 """
 
 from __future__ import annotations
