@@ -95,8 +95,8 @@ def pictures(graph: ModelGraph, count: int = PICTURES, seed: int = 0) -> Tensor:
     """Dead leaves as the network eats them, [count, C, H, W].
 
     Over all of them each channel gets the mean and the spread that `marginal.told_input` tells: of pixels by making
-    them darker and harder and cutting off what leaves [0, 1], again and again, so that a data set of mean 0.13 and deviation
-    0.31 (digits) gets white figures on black; of ready features as they are.
+    them darker and harder and cutting off what leaves [0, 1], again and again, so that a data set of mean 0.13 and
+    deviation 0.31 (digits) gets white figures on black; of ready features as they are.
     """
     made = dead_leaves(graph.inputs.shape, count, torch.Generator().manual_seed(seed))
     told = told_input(graph)
