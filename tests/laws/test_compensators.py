@@ -62,7 +62,8 @@ def test_channels_before_depthwise_layers_get_one_range_and_the_function_stays(a
     equal = CATALOGUE["equalize_activations"]().compensate(graph, graph, Run())
     before, after = (propagate_means(g)[junctions(g)[0].activation_node].values.amax(1) for g in (graph, equal))
     assert float(before.max() / before.min()) > 20
-    assert float(after.max() / after.min()) < 4, "the sixteenfold limit is all that keeps them apart"
+    assert float(after.min()) >= 0.99 * min(16 * float(before.min()), float(before.max()))
+    assert float(after.max()) == pytest.approx(float(before.max()), rel=0.1)
     x = images(graph)
     assert torch.allclose(equal(x), graph(x), rtol=1e-4, atol=1e-4)
     dense = graph.layers[-1].weight

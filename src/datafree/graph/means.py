@@ -6,11 +6,10 @@ is exact: elementwise functions of a Gaussian, concats, shapes. What is approxim
 
 - a layer without BatchNorm: mean exact away from the borders; variance as if input channels were independent and the
   taps of one channel had the correlation `TAPS`;
-- add and multiply: operands independent; a sum is taken for Gaussian;
-- pools: `TAPS` again as the correlation of two positions;
+- add and multiply: operands independent, a sum Gaussian; pools: `TAPS` again as the correlation of two positions;
 - attention: the mean and variance of the values it averages.
 
-Far from all that is known these errors multiply: there, and where no rule covers a node, `graph.seen` looks instead.
+Far from all that is known these errors multiply: there, and where no rule covers a node, `seen` looks.
 """
 
 from __future__ import annotations
