@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from datafree.functional.affine import fake_quantize, qparams_from_range
-from datafree.graph.marginal import GRID, Marginal
+from datafree.graph.marginal import GRID, WEIGHTS, Marginal
 from datafree.quantize import BNGaussian, ClipSearch, MinMax
+from datafree.quantize.bn_gaussian import CONTRAST, TAILED
 from datafree.spec import Scheme
 
 MEAN = torch.tensor([-1.0, 0.0, 0.5, 2.0], dtype=torch.float64)
@@ -21,7 +24,9 @@ def rectified(mean: Tensor, std: Tensor) -> Marginal:
 
 
 def samples(mean: Tensor, std: Tensor, count: int = 50_000) -> Tensor:
-    z = torch.randn(len(mean), count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    z, contrast = torch.randn(2, len(mean), count, generator=generator, dtype=torch.float64)
+    z = z * (CONTRAST * contrast - CONTRAST**2).exp()
     return (mean[:, None] + std[:, None] * z).float()
 
 
@@ -50,6 +55,18 @@ def test_the_chosen_clip_is_as_good_as_the_best_of_all_on_samples(bits, importan
     # Quantiles a tenth of a standard deviation apart stand for each channel. At 6 bits the steps are finer than that,
     # and what is left of the error, a thousandth of the signal, is told less sharply.
     assert spread_of_error(x, low, high, scheme, weight) <= min(every) * (1.06 if bits < 6 else 1.35)
+
+
+def test_the_mixture_of_contrasts_has_variance_one_and_heavier_tails():
+    assert float(TAILED.sum()) == pytest.approx(1)
+    assert float(TAILED @ GRID**2) == pytest.approx(1, abs=0.05)
+    assert float(TAILED[GRID.abs() > 4].sum()) > 10 * float(WEIGHTS[GRID.abs() > 4].sum())
+
+
+def test_fine_grids_reach_into_the_tails_of_told_values_and_keep_to_what_was_seen():
+    scheme, told = Scheme(bits=6), rectified(MEAN, STD)
+    tops = [reach(BNGaussian().estimate(m, scheme), scheme)[1] for m in (told, replace(told, seen=True))]
+    assert tops[0] > 1.2 * tops[1]
 
 
 def test_behind_a_relu_no_code_is_spent_below_zero():

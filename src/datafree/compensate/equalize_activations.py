@@ -55,9 +55,10 @@ class EqualizeActivations:
         marginals = propagate_means(student) if served else {}
         for junction in served:
             marginal = marginals.get(junction.activation_node or junction.producer.node)
-            if marginal is not None and marginal.axis == 1:
-                self._scale(student, junction, marginal)
-        run.log("activations_equalized", junctions=len(served))
+            if marginal is None or marginal.axis != 1:
+                run.log("not_equalized", layer=junction.producer.path, why="no rule tells what its channels reach")
+                continue
+            self._scale(student, junction, marginal)
         return student
 
     def _scale(self, graph: ModelGraph, junction: Junction, marginal: Marginal) -> None:

@@ -1,7 +1,7 @@
 """The same rounding for layers of groups: every group of rows reads a patch of its own, under a covariance of its own.
 
-Legend as in `rounding`, with a leading group: weight [G, R, D], gram [G, D, D], scale and zero [G, R]. A depthwise layer
-has R = 1 row a group and D = taps: its few columns are rounded in turn for all channels at once.
+Legend as in `rounding`, with a leading group: weight [G, R, D], gram [G, D, D], scale and zero [G, R]. A depthwise
+layer has R = 1 row a group and D = taps: its few columns are rounded in turn for all channels at once.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -202,3 +203,25 @@ def interpolate(values: Tensor, position: Tensor) -> Tensor:
     if position.ndim == 1:
         return values[:, lower] * (1 - share) + values[:, lower + 1] * share
     return values.gather(1, lower) * (1 - share) + values.gather(1, lower + 1) * share
+
+
+def anchored(value: Any, known: Gaussian) -> Marginal:
+    """The known mean and variance; a carried shape that is no Gaussian (ReLU outputs that a BatchNorm reads) is
+    kept.
+    """
+    if not isinstance(value, Marginal):
+        return Marginal.normal(known.mean, known.var)
+    if value.activation is None or value.mean.shape != known.mean.shape:
+        return Marginal.normal(known.mean, known.var, value.axis)
+    scale = known.std / value.std.clamp(min=1e-12)
+    values = (value.values - value.mean[:, None]) * scale[:, None] + known.mean[:, None]
+    return Marginal(values, known.mean, known.var, value.axis)
+
+
+def gated(left: Marginal, right: Marginal) -> Marginal:
+    """A product of independent values. A gate (squeeze-excite) is never negative and leaves its partner its shape."""
+    mean = left.mean * right.mean
+    var = left.var * right.var + left.var * right.mean**2 + right.var * left.mean**2
+    shape = right if bool((left.values >= 0).all()) else left
+    spread = (var / shape.var.clamp(min=1e-24)).sqrt()
+    return Marginal(mean[:, None] + (shape.values - shape.mean[:, None]) * spread[:, None], mean, var, left.axis)

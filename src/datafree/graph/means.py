@@ -6,11 +6,10 @@ is exact: elementwise functions of a Gaussian, concats, shapes. What is approxim
 
 - a layer without BatchNorm: mean exact away from the borders; variance as if input channels were independent and the
   taps of one channel had the correlation `TAPS`;
-- add and multiply: operands independent; a sum is taken for Gaussian;
-- pools: `TAPS` again as the correlation of two positions;
+- add and multiply: operands independent, a sum Gaussian; pools: `TAPS` again as the correlation of two positions;
 - attention: the mean and variance of the values it averages.
 
-A node that none of the rules covers, and what depends on it up to the next known point, is absent from the result.
+Far from all that is known these errors multiply: there, and where no rule covers a node, `seen` looks.
 """
 
 from __future__ import annotations
@@ -24,9 +23,20 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from datafree.functional.gaussian import Gaussian, distribution
+from datafree.functional.gaussian import distribution
 from datafree.graph.arguments import bind
-from datafree.graph.marginal import GRID, Marginal, interpolate, joined, known_gaussians, mixed, summed, told_input
+from datafree.graph.marginal import (
+    GRID,
+    Marginal,
+    anchored,
+    gated,
+    interpolate,
+    joined,
+    known_gaussians,
+    mixed,
+    summed,
+    told_input,
+)
 from datafree.graph.model_graph import ModelGraph
 from datafree.graph.operators import kind
 from datafree.graph.seen import ELEMENTWISE, look, unclear
@@ -76,7 +86,7 @@ class _Propagation:
             # A convolution whose output a BatchNorm reads need not be carried: what it gives is told.
             value = Marginal.normal(known.mean, known.var) if known and kind(node) == "conv" else self.visit(node)
             if known is not None:
-                value = _anchored(value, known)
+                value = anchored(value, known)
             elif node.name in self.seen:
                 value = self.seen[node.name]
             elif isinstance(value, Marginal) and any(self.was_seen(other) for other in node.all_input_nodes):
@@ -295,7 +305,7 @@ class _Propagation:
             return Marginal.sampled(left.values / right.mean[:, None], axis)
         if constant or operands[0] is operands[1]:
             return Marginal.sampled(left.values * right.values, axis)
-        return _gated(left, right)
+        return gated(left, right)
 
     def axis(self, operands: Any) -> int | None:
         """The channel axis that all marginals among the operands share."""
@@ -317,28 +327,6 @@ class _Propagation:
             return None
         full = torch.as_tensor(found, dtype=torch.float64).expand(shape).movedim(axis, 0).flatten(1)  # [C, rest]
         return Marginal.normal(full.mean(1), full.var(1, correction=0), axis)
-
-
-def _anchored(value: Any, known: Gaussian) -> Marginal:
-    """The known mean and variance; a carried shape that is no Gaussian (ReLU outputs that a BatchNorm reads) is
-    kept.
-    """
-    if not isinstance(value, Marginal):
-        return Marginal.normal(known.mean, known.var)
-    if value.activation is None or value.mean.shape != known.mean.shape:
-        return Marginal.normal(known.mean, known.var, value.axis)
-    scale = known.std / value.std.clamp(min=1e-12)
-    values = (value.values - value.mean[:, None]) * scale[:, None] + known.mean[:, None]
-    return Marginal(values, known.mean, known.var, value.axis)
-
-
-def _gated(left: Marginal, right: Marginal) -> Marginal:
-    """A product of independent values. A gate (squeeze-excite) is never negative and leaves its partner its shape."""
-    mean = left.mean * right.mean
-    var = left.var * right.var + left.var * right.mean**2 + right.var * left.mean**2
-    shape = right if bool((left.values >= 0).all()) else left
-    spread = (var / shape.var.clamp(min=1e-24)).sqrt()
-    return Marginal(mean[:, None] + (shape.values - shape.mean[:, None]) * spread[:, None], mean, var, left.axis)
 
 
 def _read(numbers: Tensor, x: Marginal) -> Marginal | None:

@@ -6,9 +6,9 @@ over the mixture, channels weighted by the energy with which the next layer read
 
 Over all photographs a channel is no Gaussian but a mixture of them: contrast differs from one place and one photograph
 to the next, so that filter responses are Gaussians times a scale (Wainwright and Simoncelli 1999, "Scale mixtures of
-Gaussians and the statistics of natural images"). The channel's z is therefore weighted by N(0, s^2) with log s normal of
-deviation `CONTRAST`, E[s^2] = 1: many values are smaller than a Gaussian's, a few far larger. At 8 bits, where width is
-cheap, these few decide; at 4 they hardly count. What was looked at on pictures (`graph.seen`) has its own tails.
+Gaussians and the statistics of natural images"). The channel's z is therefore weighted by N(0, s^2) with log s normal
+of deviation `CONTRAST`, E[s^2] = 1: many values are smaller than a Gaussian's, a few far larger. At 8 bits, where width
+is cheap, these few decide; at 4 they hardly count. What was looked at on pictures (`graph.seen`) has its own tails.
 """
 
 from __future__ import annotations

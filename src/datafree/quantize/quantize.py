@@ -65,11 +65,11 @@ def quantize(
     rounding: how weights become integers (GPTQ); ranges: how activation ranges are told (BNGaussian)
     keep_float: globs of module paths whose layers keep float weights and read float activations
     sums: how the operands of adds correlate, by node name; from the fields of the graph when None
-    images: [N, C, H, W], normalised: they tell the ranges of activations that `ranges` cannot tell
+    images: [N, C, H, W], normalised: looked at, in place of pictures of nothing, where no BatchNorm tells
     observer: with images, tells the ranges of all activations from what they are there
 
-    BatchNorms should be folded first: one that is not stays in float. Without images, an activation whose distribution
-    nothing tells stays in float and is logged as such.
+    BatchNorms should be folded first: one that is not stays in float. An activation whose distribution nothing tells
+    stays in float and is logged as such.
 
     Raises ValueError for bits outside 2..8, Refusal when a glob fits no layer or weights are too large to square.
     """
@@ -85,7 +85,7 @@ def quantize(
     student = graph.copy()
     _weights(student, graph, schemes, rounding, keep, run)
     if activations is not None:
-        marginals = propagate_means(graph, fields_of(graph).sums if sums is None else sums)
+        marginals = propagate_means(graph, fields_of(graph).sums if sums is None else sums, images=images)
         seen = _Seen(graph, target, images, observer, marginals)
         _activations(student, graph, marginals, target, activations, ranges, keep, run, seen)
     student.clean()

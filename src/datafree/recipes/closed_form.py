@@ -31,6 +31,8 @@ class ClosedForm(Request):
     """Which channels go."""
     compensator: Compensator = LeastSquares()
     """How the others take over."""
+    equalization: Compensator | None = EqualizeActivations()
+    """What gives channels one range where that is free, before activations are rounded."""
     rounding: Rounding = GPTQ()
     """How weights become integers."""
     ranges: BNGaussian = BNGaussian()
@@ -57,8 +59,8 @@ class ClosedForm(Request):
             with run.step("compensate"):
                 student = self.compensator.compensate(student, teacher, run)
         folded = fold_batchnorm(student)
-        if self.activations is not None:
-            folded = EqualizeActivations().compensate(folded, folded, run)
+        if self.equalization is not None and self.activations is not None:
+            folded = self.equalization.compensate(folded, folded, run)
         # While streams stay whole the student's sums are the teacher's: one walk through the network is enough.
         sums = fields_of(teacher).sums if self.scope == "inner" else None
         with run.step("quantize"):
