@@ -4,7 +4,7 @@
     python -m benchmarks.inversion --fresh "one teacher"
 
 Images are made from the networks of ZOO, never from those of STRANGERS, and judged on the strangers in two ways: the
-statistics loss (`datafree.synthesize.statistics`), and what the images are for: half of the inner channels of PRUNED
+statistics loss (`datafree.graph.statistics`), and what the images are for: half of the inner channels of PRUNED
 are removed in closed form, its thinned layers are solved anew on the images, and it is judged on all test images. The
 rows `own images` and `real images` are what the stranger's own images and 256 training images do, `untouched` is what
 the closed form alone reaches. `confidence` is the mean over images of a stranger's largest probability.
@@ -38,7 +38,7 @@ from datafree.synthesize.gaussian import Gaussian
 from datafree.synthesize.lis import LIS
 from datafree.synthesize.mixmix import MixMix
 from datafree.synthesize.moment_matching import MomentMatching
-from datafree.synthesize.statistics import statistics_loss
+from datafree.graph.statistics import statistics_loss
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "inversion.csv"
 ZOO = ("resnet20_c10", "resnet32_c10", "resnet8_mlperf_c10", "wrn16_1_c10", "wrn16_2_c10", "wrn40_1_c10")
