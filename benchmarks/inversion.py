@@ -30,6 +30,7 @@ from benchmarks.provenance import provenance
 from datafree.evaluate import evaluate, open_dataset
 from datafree.graph import ModelGraph
 from datafree.graph.renormalize import eat
+from datafree.graph.statistics import statistics_loss
 from datafree.recipes.closed_form import ClosedForm
 from datafree.reconstruct.channel_pruning import ChannelPruning
 from datafree.run import Run, write_atomic
@@ -38,7 +39,6 @@ from datafree.synthesize.gaussian import Gaussian
 from datafree.synthesize.lis import LIS
 from datafree.synthesize.mixmix import MixMix
 from datafree.synthesize.moment_matching import MomentMatching
-from datafree.graph.statistics import statistics_loss
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "inversion.csv"
 ZOO = ("resnet20_c10", "resnet32_c10", "resnet8_mlperf_c10", "wrn16_1_c10", "wrn16_2_c10", "wrn40_1_c10")
