@@ -37,7 +37,8 @@ class GenieRecipe(Request):
 
     def compress(self, teacher: ModelGraph, inputs: InputSpec, run: Run) -> ModelGraph:
         images = synthesize([teacher], synthesizer=self.synthesizer, count=self.count, run=run)
-        start = ClosedForm.asked_by(self, rounding=Nearest(ranges=ClipSearch()), observer=ClipSearch(), correction=None,
+        start = ClosedForm.asked_by(self, rounding=Nearest(ranges=ClipSearch()), observer=ClipSearch(),
+                                     equalization=None, correction=None,
                                     layer_bits=self.ends(teacher, self.edges))  # fmt: skip
         student = start.compress(teacher, inputs, run, images)
         return round_biases(guarded(self.reconstructor, student, teacher, images, run))

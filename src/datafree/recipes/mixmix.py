@@ -44,7 +44,8 @@ class MixMixRecipe(Request):
     def compress(self, teacher: ModelGraph, inputs: InputSpec, run: Run) -> ModelGraph:
         zoo = [teacher, *(open_model(name) for name in self.others)]
         images = synthesize(zoo, synthesizer=self.synthesizer, count=self.count, run=run)
-        start = ClosedForm.asked_by(self, rounding=Nearest(ranges=ClipSearch()), observer=ClipSearch(), correction=None,
+        start = ClosedForm.asked_by(self, rounding=Nearest(ranges=ClipSearch()), observer=ClipSearch(),
+                                     equalization=None, correction=None,
                                     layer_bits=self.ends(teacher, self.edges))  # fmt: skip
         student = start.compress(teacher, inputs, run, images)
         return round_biases(guarded(self.reconstructor, student, teacher, images, run))

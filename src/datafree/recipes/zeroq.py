@@ -31,5 +31,6 @@ class ZeroQRecipe(Request):
 
     def compress(self, teacher: ModelGraph, inputs: InputSpec, run: Run) -> ModelGraph:
         images = synthesize([teacher], synthesizer=self.synthesizer, count=self.count, run=run)
-        start = ClosedForm.asked_by(self, rounding=Nearest(ranges=MinMax()), observer=self.observer, correction=None)
+        start = ClosedForm.asked_by(self, rounding=Nearest(ranges=MinMax()), observer=self.observer,
+                                     equalization=None, correction=None)  # fmt: skip
         return start.compress(teacher, inputs, run, images)
