@@ -118,10 +118,18 @@ CASES: dict[str, Case] = {
     "half, KL": _zhu(_HALF, part="slimming", against="half, zhu2020", divergence="kl"),
     "half, ramp": _zhu(_HALF, part="slimming", against="half, zhu2020", ramp=0.3),
     "half, statistics": _zhu(_HALF, part="slimming", against="half, zhu2020", within=1.5, statistics=1.0),
+    "half, gently": _zhu(
+        _HALF, part="slimming", against="half, zhu2020", within=1.5, rounds=1500, fresh=True, statistics=1.0, settle=0.85,
+        sparsity=0.02, rate=3e-3, pool=4096,
+    ),
     # Binary weights.
     "binary, zhu2020": _zhu({"weights": 1}, part="binary", within=2.0),
     "binary, by channel": _zhu({"weights": 1}, part="binary", against="binary, zhu2020", within=2.0, per_channel=True),
     "binary, statistics": _zhu({"weights": 1}, part="binary", against="binary, zhu2020", within=2.0, statistics=1.0),
+    "binary, statistics, fresh": _zhu(
+        {"weights": 1}, part="binary", against="binary, statistics", within=2.0, statistics=1.0, fresh=True,
+        quantized_rate=3e-3,
+    ),
     # Lottery tickets.
     "lottery ticket": _ticket("ticket"),
     "lottery, drawn weights": _ticket("drawn_weights"),
