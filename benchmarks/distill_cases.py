@@ -119,8 +119,8 @@ CASES: dict[str, Case] = {
     "half, ramp": _zhu(_HALF, part="slimming", against="half, zhu2020", ramp=0.3),
     "half, statistics": _zhu(_HALF, part="slimming", against="half, zhu2020", within=1.5, statistics=1.0),
     "half, gently": _zhu(
-        _HALF, part="slimming", against="half, zhu2020", within=1.5, rounds=1500, fresh=True, statistics=1.0, settle=0.85,
-        sparsity=0.02, rate=3e-3, pool=4096,
+        _HALF, part="slimming", against="half, zhu2020", within=1.5, rounds=1500, fresh=True, statistics=1.0,
+        settle=0.85, sparsity=0.02, rate=3e-3, pool=4096,
     ),
     # Binary weights.
     "binary, zhu2020": _zhu({"weights": 1}, part="binary", within=2.0),

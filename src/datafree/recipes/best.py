@@ -41,7 +41,7 @@ class Best(Request):
     """
     repair: Reconstructor = ChannelPruning()
     """What makes good in closed form, from images, what pruning took."""
-    recovery: Reconstructor = QAT(steps=2000)
+    recovery: Reconstructor = QAT(steps=6000)
     """What trains a pruned network before it is quantized."""
     blocks: Reconstructor = GenieM()
     """What teaches blocks how to round."""
