@@ -14,7 +14,7 @@ from torch import nn
 import datafree
 from datafree.bundled import test_set_path as digits_path
 from datafree.cli import main
-from datafree.export import load_pt2
+from datafree.export import load_pt2, read_sparse
 from datafree.graph import channel_groups, quantizers
 from datafree.recipes.settings import from_yaml
 from datafree.run import read_ledger
@@ -73,6 +73,15 @@ def test_what_another_run_left_learns_on_and_is_rounded(folder, tmp_path, capsys
     assert all(layer["bits"] == 4 and layer["activation_bits"] == 8 for layer in layers)
     assert {layer["kept"] for layer in layers[:-1]} == {0.25}, "known by name and by row to be the teacher's student"
     assert all(layer["snr_db"] is not None for layer in layers)
+
+
+def test_a_sparse_student_has_a_file_without_its_zeros(tmp_path):
+    out, prune = tmp_path / "out", ("--set", "prunings=2", "--set", "share=0.5")
+    assert distil("--method", "lottery", "--width", "0.5", *prune, "--out", str(out)) == 0
+    student, written = load_pt2(out / "student.pt2"), read_sparse(out / "student.sparse.safetensors")
+    assert all(torch.equal(written[name], value) for name, value in student.state_dict().items())
+    assert any("without their zeros" in entry["text"] for entry in read_ledger(out / "ledger.jsonl")
+               if entry["event"] == "note")  # fmt: skip
 
 
 def test_another_architecture_from_python(tmp_path):

@@ -13,9 +13,9 @@ import torch
 
 from datafree.api.job import describe_file, refusals_noted
 from datafree.evaluate.latency import measure_latency
-from datafree.graph import ModelGraph
+from datafree.graph import ModelGraph, quantizers
 from datafree.recipes.settings import to_yaml
-from datafree.report import summarize, write_report
+from datafree.report import figures, summarize, write_report
 from datafree.run import FILES, Run, claim_folder
 from datafree.spec import TARGETS
 
@@ -69,6 +69,8 @@ def _save(result: Result, folder: Path) -> Path:
     from datafree.export import (  # slow to import; only saving needs it
         export_onnx,
         export_pt2,
+        export_sparse,
+        is_sparse,
         parity,
         write_preprocess,
     )
@@ -77,6 +79,8 @@ def _save(result: Result, folder: Path) -> Path:
     with run.step("save the graphs"):
         export_pt2(result.teacher, folder / "teacher.pt2")
         export_pt2(result.student, folder / "student.pt2")
+        if not quantizers(result.student) and is_sparse(result.student):
+            _note_sparse(run, export_sparse(result.student, folder / "student.sparse.safetensors", run))
     with run.step("write student.onnx"):
         student = folder / "student.onnx"
         written = export_onnx(result.student, student, target, run)
@@ -98,6 +102,13 @@ def _save(result: Result, folder: Path) -> Path:
     run.log("finish", seconds=round(time.time() - begun, 3), files=files)
     write_report(folder)
     return folder
+
+
+def _note_sparse(run: Run, written: Mapping[str, Any]) -> None:
+    sparse, dense = figures.size(written["bytes"]), figures.size(written["dense_bytes"])
+    text = f"{written['file']} holds the weights without their zeros, {sparse} instead of {dense}. student.onnx stores "
+    text += "the zeros, and is no faster for them."
+    run.log("note", text=text)
 
 
 def _note_file_sizes(run: Run, **files: Path) -> None:

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from datafree.graph import ModelGraph
-from datafree.run import Run, write_atomic
+from datafree.run import Run
+from datafree.run.shards import write_tensors
 from datafree.spec import Refusal
 
 _PARTS = ("shape", "bitmask", "compressed", "row_offsets")
@@ -59,8 +59,7 @@ def export_sparse(graph: ModelGraph, path: str | Path, run: Run | None = None) -
         kept, total = kept + parts["compressed"].numel(), total + value.numel()
         stored |= {f"{_stem(name)}.{part}": piece for part, piece in parts.items()}
     note = {"shapes": shapes, "sha256": _checksum(stored)}
-    with write_atomic(path) as temporary:
-        save_file(stored, temporary, {_KEY: json.dumps(note)})
+    write_tensors(path, stored, {_KEY: json.dumps(note)})
     dense = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
     percent = round(100 * kept / total, 3) if total else 100.0
     facts = {
@@ -73,6 +72,11 @@ def export_sparse(graph: ModelGraph, path: str | Path, run: Run | None = None) -
     if run is not None:
         run.log("sparse", **facts)
     return facts
+
+
+def is_sparse(graph: ModelGraph) -> bool:
+    """Whether some layer's weight would be smaller without its zeros."""
+    return any(_packed(graph.tensor(name)) is not None for name in {layer.weight for layer in graph.layers})
 
 
 def read_sparse(path: str | Path) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ FILES = (
     "ledger.jsonl",
     "teacher.pt2",
     "student.pt2",
+    "student.sparse.safetensors",
     "student.onnx",
     "student.onnx.data",
     "preprocess.json",
