@@ -89,8 +89,11 @@ class SharedScales:
         return self._chosen(scales, lambda sizes: int((sizes < threshold).sum()))
 
     def lowest(self, scales: Tensor, ratio: float) -> dict[str, Tensor]:
-        """The same for this share of every group's channels, those of the smallest |s|. ratio: [0, 1)"""
-        return self._chosen(scales, lambda sizes: math.floor(ratio * len(sizes)))
+        """The same for this share of every group's channels, those of the smallest |s|; rounded as `prune` rounds it.
+
+        ratio: [0, 1)
+        """
+        return self._chosen(scales, lambda sizes: len(sizes) - max(1, math.floor(len(sizes) * (1 - ratio) + 0.5)))
 
     def _chosen(self, scales: Tensor, count: Callable[[Tensor], int]) -> dict[str, Tensor]:
         found = {}
