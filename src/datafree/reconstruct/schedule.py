@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 _PROBE = 5  # steps after which their time is known; the first is slower and not counted
 _WARM = 0.05  # share of the steps over which the learning rate rises
 _KEEP_SECONDS = 60.0
+_LAYERS = 20
+"""Layers of a network that learns at the full rate, as the one did on which rates were chosen."""
 
 
 def train(lessons: Lessons, rates: QAT, run: Run) -> int:
     """Train the student of `lessons` in place. Returns the steps it has taken, earlier runs' included."""
     student = lessons.student
-    groups = [
-        {"params": [parameter], "lr": rates.rate * student.sizes[name]} for name, parameter in student.tensors.items()
-    ]
+    # Relative changes of L layers add up: a deeper network moves as far in a step only at 1/L of the rate.
+    rate = rates.rate * min(1.0, _LAYERS / len(student.student.layers))
+    groups = [{"params": [parameter], "lr": rate * student.sizes[name]} for name, parameter in student.tensors.items()]
     if rates.step_rate and student.steps:
         groups.append({"params": student.steps, "lr": rates.step_rate})
     optimizer = torch.optim.Adam(groups)
