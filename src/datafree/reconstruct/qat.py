@@ -36,8 +36,8 @@ class QAT:
     """Images in a step: many small steps went further than few large ones at the same cost."""
 
     rate: float = Field(default=0.02, gt=0)
-    """Learning rate of weights and biases, as a share of each tensor's root mean square; falls to 0 by a cosine. Networks
-    of more than 20 layers learn at as many times less as they have more layers.
+    """Learning rate of weights and biases, as a share of each tensor's root mean square; falls to 0 by a cosine. Of
+    networks of L > 20 layers, 20 / L of it.
     """
 
     step_rate: float = Field(default=0.002, ge=0)
