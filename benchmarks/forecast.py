@@ -9,7 +9,8 @@ the student is made again, and compared with its teacher on synthetic images (mo
 each network, kept in --packs) and on the pink noise that jobs without images are compared on. No real image is opened.
 What was seen comes from `accuracy.csv`, `seen_commit` says of which commit.
 
-Writes `benchmarks/results/forecast.csv`. The law is fitted on FITTED, on nothing else; all other networks verify it.
+Writes `benchmarks/results/forecast.csv`. The law is fitted on FITTED, on nothing else; other networks verify it, or
+show why nothing is told of their kind (`untold`).
 `expected_low` and `expected_high` are what `datafree.evaluate.forecast` tells now, points of top-1; `held` says whether
 what was seen lies there, a gain or a loss below the least that is told counting as that least.
 """
@@ -35,7 +36,7 @@ from benchmarks.images import images_of
 from benchmarks.manifest import NETWORKS, REPOSITORY, load
 from benchmarks.provenance import provenance
 from datafree.evaluate import fidelity
-from datafree.evaluate.forecast import EXPONENT, FACTOR, LEAST_LOSS, OFFSET, forecast
+from datafree.evaluate.forecast import EXPONENT, FACTOR, LEAST_LOSS, OFFSET, forecast, foretells
 from datafree.evaluate.probes import probes
 from datafree.graph import cost
 from datafree.run import Run, write_atomic
@@ -76,7 +77,7 @@ def measure(entry: Any, setting: str, images: Tensor, seen: Row) -> Row:
     pink = fidelity(student, entry.graph, probes(entry.inputs, len(images), Run().generator("probes")))
     return {
         "network": entry.name, "setting": setting, "method": "closed_form",
-        "role": "fitted" if entry.name in FITTED else "verified", "classes": entry.inputs.classes,
+        "role": role_of(entry.name), "classes": entry.inputs.classes,
         "images": own.count, "agreement": f"{own.agreement:.2f}", "kl": f"{own.kl:.6g}", "snr_db": f"{own.snr_db:.2f}",
         "unexplained": f"{own.unexplained:.6g}", "pink_agreement": f"{pink.agreement:.2f}",
         "pink_unexplained": f"{pink.unexplained:.6g}", "seen": seen["change"],
@@ -111,13 +112,20 @@ def _line(rows: list[Row]) -> tuple[float, float]:
     return float(exponent), float(offset)
 
 
+def role_of(network: str) -> str:
+    """`untold`: a job tells no forecast of such a network, its rows show why."""
+    if not foretells(NETWORKS[network].inputs):
+        return "untold"
+    return "fitted" if network in FITTED else "verified"
+
+
 def told(row: Row) -> Row:
     """The row, with what the law says of it."""
     expected = forecast(float(row["unexplained"]), int(row["images"]))
     held = expected.low <= max(LEAST_LOSS, -float(row["seen"])) <= expected.high
     return {
-        **row, "expected_low": f"{expected.low:.2f}", "expected_high": f"{expected.high:.2f}",
-        "held": "yes" if held else "no",
+        **row, "role": role_of(row["network"]), "expected_low": f"{expected.low:.2f}",
+        "expected_high": f"{expected.high:.2f}", "held": "yes" if held else "no",
     }  # fmt: skip
 
 
@@ -179,7 +187,7 @@ def report(rows: list[Row]) -> None:
     print(f"src/datafree/evaluate/forecast.py: OFFSET, EXPONENT, FACTOR = {', '.join(map(str, fitted))}")
     if fitted != (OFFSET, EXPONENT, FACTOR):
         print("  the module has others: put these there and run --fit again")
-    for role in ("fitted", "verified"):
+    for role in ("fitted", "verified", "untold"):
         counts = coverage(row for row in rows if row["role"] == role)
         held, count = (sum(pair[place] for pair in counts.values()) for place in (0, 1))
         each = ", ".join(f"{network} {held}/{count}" for network, (held, count) in counts.items())

@@ -41,7 +41,8 @@ WRN-16-1, WRN-16-2, WRN-40-1; LIS draws three of them for a batch, one from each
 FORECAST = """\
 `python -m benchmarks.forecast`. What a job tells its user before any test, and what was then seen on all test images,
 in points of top-1; a loss below 0.3 counts as 0.3. The law was fitted on the networks called *fitted*, by the closed
-form alone; all else verifies it, training on images too."""
+form alone; *verified* are other networks, *on images* students that were trained; of networks called *untold* a job
+tells nothing, because the law does not hold for inputs that are no pictures, or for two classes."""
 
 BEST_COST = """\
 `python -m benchmarks.best_cost`. ResNet-18 at 224 x 224 with random weights: what fits into a whole `best` job (W4A4)

@@ -8,7 +8,7 @@ import math
 from torch import Tensor, fx
 
 from datafree.evaluate.fidelity import fidelity
-from datafree.evaluate.forecast import LEAST_IMAGES, forecast
+from datafree.evaluate.forecast import LEAST_IMAGES, forecast, foretells
 from datafree.evaluate.layers import layer_snr
 from datafree.evaluate.probes import DESCRIPTION, probes
 from datafree.graph import ModelGraph, cost
@@ -41,6 +41,7 @@ def compare(student: ModelGraph, teacher: ModelGraph, run: Run) -> None:
     agreed = fidelity(student, teacher, x)
     run.log("fidelity", model="student", images_from=images_from, **dataclasses.asdict(agreed))
     telling = run.judges is None and images_from in _TELLING and agreed.count >= LEAST_IMAGES
+    telling = telling and foretells(teacher.inputs)
     if telling and not math.isnan(agreed.unexplained):
         told = dataclasses.asdict(forecast(agreed.unexplained, agreed.count))
         run.log("forecast", model="student", images_from=images_from, count=agreed.count, **told)
