@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -95,3 +96,13 @@ def test_without_images_that_tell_nothing_is_foretold(pair, count):
     assert not events(run, "forecast")
     (agreed,) = events(run, "fidelity")
     assert (agreed["images_from"] == DESCRIPTION) == (count == 0)
+
+
+@pytest.mark.parametrize("change", [{"pixels": False}, {"classes": 2}])
+def test_nothing_is_foretold_where_the_law_does_not_hold(pair, change):
+    student, teacher = pair[0], pair[1].copy()
+    teacher.inputs = replace(teacher.inputs, **change)
+    run = Run(images=drawn(teacher, 40))
+    compare(student, teacher, run)
+    assert events(run, "fidelity")
+    assert not events(run, "forecast")
