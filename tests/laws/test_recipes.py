@@ -119,13 +119,16 @@ def test_eight_bits_are_near_the_teacher(graph, name):
             recipe_of(name).compress(graph, graph.inputs, Run())
         return
     before = {key: value.clone() for key, value in graph.state_dict().items()}
-    student = recipe_of(name).compress(graph, graph.inputs, Run())
+    run = Run()
+    student = recipe_of(name).compress(graph, graph.inputs, run)
     assert all(torch.equal(value, before[key]) for key, value in graph.state_dict().items()), "the teacher is untouched"
     assert quantizers(student)
     x = fields(graph.inputs, 32)
-    # Statistics of these networks are drawn, not trained: ranges told from them clip what they would not in real ones,
-    # above all where each image alone was to meet statistics that no image has.
-    assert fidelity(student, graph, x).snr_db > (3 if name == "zeroq" else 6)
+    if name == "zeroq":  # its ranges are the extremes on its own images: there, and there alone, nothing is clipped
+        assert fidelity(student, graph, run.shown).snr_db > 25
+    else:
+        # Statistics of these networks are drawn, not trained: ranges told from them clip what real ones would not.
+        assert fidelity(student, graph, x).snr_db > 6
     weights_only = recipe_of(name, activations=None).compress(graph, graph.inputs, Run())
     assert fidelity(weights_only, graph, x).snr_db > LEAST_SNR[name]
 
@@ -141,11 +144,10 @@ def test_the_ratio_asked_for_is_the_ratio_removed(graph, name, ratio):
     student = recipe.compress(graph, graph.inputs, Run())
     left = {group.name: group.size for group in channel_groups(student)}
     free = [group for group in channel_groups(graph) if group.fixed is None and group.name in left]
-    if name == "zhu2020":  # which channels go is the game's choice, network-wide, of those whose scale can be 0
-        assert 0 < sum(left[group.name] for group in free) < sum(group.size for group in free)
-    else:
-        for group in free:
-            assert abs(left[group.name] - (1 - ratio) * group.size) <= 0.5 or left[group.name] == 1
+    for group in free:
+        whole = name == "zhu2020" and left[group.name] == group.size  # its scale cannot be 0: the group is left alone
+        assert whole or abs(left[group.name] - (1 - ratio) * group.size) <= 0.5 or left[group.name] == 1
+    assert any(left[group.name] < group.size for group in free)
     assert cost(student).macs < cost(graph).macs
     x = fields(graph.inputs, 2)
     assert student(x).shape == graph(x).shape
