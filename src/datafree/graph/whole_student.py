@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from datafree.graph import ModelGraph
 from datafree.graph.operators import LAYERS, kind
+from datafree.graph.strides import stride_before_pointwise
 from datafree.graph.watch import watched
 from datafree.nn import LearnedStep, Quantizer
 from datafree.nn.batch_statistics import BatchStatistics
@@ -44,6 +45,7 @@ class WholeStudent:
         """
         self.student = student
         self.module: fx.GraphModule = watched(student, asked)
+        stride_before_pointwise(self.module)
         self.learned: dict[str, LearnedStep] = {}
         for name, module in list(self.module.named_modules()):
             if isinstance(module, Quantizer):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from datafree.graph.operators import LAYERS, kind
+from datafree.graph.strides import stride_before_pointwise
 from datafree.nn import LearnedRounding, LearnedStep, Quantizer
 from datafree.reconstruct.training import Training
 
@@ -34,6 +35,7 @@ class TrainablePart:
         generator: torch.Generator,
         example: tuple[Tensor, Tensor],
     ) -> None:
+        stride_before_pointwise(module)
         self.module, self.training = module, training
         self.roundings: dict[str, tuple[str, LearnedRounding]] = {}
         self.steps: dict[str, LearnedStep] = {}
