@@ -133,6 +133,17 @@ def test_eight_bits_are_near_the_teacher(graph, name):
     assert fidelity(weights_only, graph, x).snr_db > LEAST_SNR[name]
 
 
+def without_quantizers(student: ModelGraph) -> ModelGraph:
+    """Channel groups are read off float graphs: behind a quantizer no wire goes on."""
+    bare = student.copy()
+    for node in bare.module.graph.nodes:
+        if node.op == "call_module" and node.target.startswith("quantizers."):
+            node.replace_all_uses_with(node.args[0])
+    bare.module.graph.eliminate_dead_code()
+    bare.module.recompile()
+    return bare
+
+
 @pytest.mark.parametrize("name", CATALOGUE)
 @pytest.mark.parametrize("ratio", [0.25, 0.5])
 def test_the_ratio_asked_for_is_the_ratio_removed(graph, name, ratio):
@@ -142,9 +153,9 @@ def test_the_ratio_asked_for_is_the_ratio_removed(graph, name, ratio):
             recipe.compress(graph, graph.inputs, Run())
         return
     student = recipe.compress(graph, graph.inputs, Run())
-    left = {group.name: group.size for group in channel_groups(student)}
+    left = {group.name: group.size for group in channel_groups(without_quantizers(student))}
     free = [group for group in channel_groups(graph) if group.fixed is None and group.name in left]
-    for group in free:
+    for group in free:  # two groups that are left with a channel each may be told as one
         whole = name == "zhu2020" and left[group.name] == group.size  # its scale cannot be 0: the group is left alone
         assert whole or abs(left[group.name] - (1 - ratio) * group.size) <= 0.5 or left[group.name] == 1
     assert any(left[group.name] < group.size for group in free)
