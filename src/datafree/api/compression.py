@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from datafree.api.job import note_start, refusals_noted, refuse_missing_device
@@ -19,15 +20,18 @@ from datafree.api.result import Result
 from datafree.api.scalars import follow, refuse_missing
 from datafree.api.stored import is_stored, open_stored
 from datafree.evaluate.compare import compare
+from datafree.evaluate.latency import measure_latency
 from datafree.graph import ModelGraph
 from datafree.graph.doors import open_model, open_student
 from datafree.graph.fingerprint import fingerprint
 from datafree.graph.renormalize import renormalize
 from datafree.pack import Pack, open_pack
+from datafree.recipes.request import Request
 from datafree.recipes.settings import build, choose, describe, to_yaml
+from datafree.report import figures
 from datafree.run import Run, check_folder, claim_folder
 from datafree.run.ranks import Ranks
-from datafree.spec import TARGETS, InputSpec, Refusal, name_of
+from datafree.spec import TARGETS, Budget, InputSpec, Refusal, name_of
 
 ALONE = Ranks()
 
@@ -47,6 +51,7 @@ def compress(
     force: bool = False,
     watch: Callable[[str, str, float], None] | None = None,
     command: str | None = None,
+    budget: Budget | None = None,
     **settings: Any,
 ) -> Result:
     """Compress a model without data.
@@ -60,9 +65,13 @@ def compress(
     folder: keep the run there from its beginning, so that a crash leaves a ledger; by default `Result.save` names it
     watch: see `Run`
     command: how to do it again, as the report tells it
+    budget: what the result may cost; shares of channels and bits that are not said are chosen so that it holds
 
     Raises Refusal, with cause and remedy, for a model or a request that cannot be served.
     """
+    free = frozenset({"ratio", "multiple", "layer_bits"}) - settings.keys()
+    free -= {"ratio"} if prune is not None else set()
+    free -= {"layer_bits"} if "weights" in settings else set()
     if prune is not None:
         settings["ratio"] = prune
     if isinstance(recipe, (str, type)):
@@ -71,7 +80,7 @@ def compress(
         raise ValueError(f"the recipe is ready made; {', '.join(settings)} cannot be set beside it")
     return carry_out(
         recipe, model, inputs=inputs, checkpoint=checkpoint, images=images, minutes=minutes, seed=seed, device=device,
-        folder=folder, force=force, watch=watch, command=command,
+        folder=folder, force=force, watch=watch, command=command, budget=budget, free=free,
     )  # fmt: skip
 
 
@@ -92,12 +101,15 @@ def carry_out(
     ranks: Ranks = ALONE,
     watch: Callable[[str, str, float], None] | None = None,
     command: str | None = None,
+    budget: Budget | None = None,
+    free: frozenset[str] = frozenset(),
 ) -> Result:
     """One job: a recipe at work on a model, in a folder where there is one.
 
     student: a network that is to learn, where the recipe takes one and its settings cannot name it
     scalars: write the ledger's figures as TensorBoard events too, into the folder
     ranks: the processes that work on it together; the first one writes, the others keep ledgers of their own
+    free: which of `ratio`, `multiple` and `layer_bits` may be chosen to keep the budget
 
     The rest as `compress` says. Raises Refusal as it does.
     """
@@ -115,6 +127,10 @@ def carry_out(
     with run.step("open the model"):
         teacher = open_model(model, checkpoint=checkpoint, inputs=inputs)
     name = str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
+    if pack is not None:
+        _hand_over(pack, teacher, name, run)
+    if budget is not None:
+        recipe = _fitted(recipe, teacher, budget, run, free)
     resolved = {
         "model": name,
         "checkpoint": str(checkpoint) if checkpoint is not None else None,
@@ -127,8 +143,6 @@ def carry_out(
         **describe(recipe),
         **({"student": type(student).__name__} if student is not None else {}),
     }
-    if pack is not None:
-        _hand_over(pack, teacher, name, run)
     handed = _students(recipe, student, teacher, run)
     run.log(
         "model",
@@ -155,6 +169,31 @@ def carry_out(
             compare(made, teacher, run)
         run.shown = run.judges = None  # many megabytes that nobody will ask for again
     return Result(teacher=teacher, student=made, recipe=recipe, settings=resolved, run=run, first=ranks.first)
+
+
+def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, free: frozenset[str]) -> Any:
+    """The recipe with the settings that keep the budget. Raises Refusal where it has none of them, or none do."""
+    from datafree.search import fit  # its solver and the exporter are slow to import
+
+    if not isinstance(recipe, Request):
+        raise Refusal(
+            f"the recipe {name_of(recipe)} takes no budget",
+            why="it does not let bits and channels be chosen",
+            remedy="use --recipe closed_form or best",
+        )
+
+    def clock(files: Mapping[str, Path]) -> dict[str, float]:
+        timed = measure_latency(files, seconds=1.0, threads=torch.get_num_threads())
+        return {name: found["median_ms"] for name, found in timed.items()}
+
+    best = fit(teacher, recipe, budget, run, clock=clock, free=free)[0]
+    four = f"{len(best.coarse)} of {len(teacher.layers)} layers in 4 bits" if best.coarse else "no layer in 4 bits"
+    text = f"The budget chose {best.ratio:.0%} of the channels to go and {four}: about {figures.size(best.size)}"
+    text += f" and {best.macs:.0%} of the operations"
+    if best.milliseconds is not None:
+        text += f", {figures.milliseconds(best.milliseconds)} an input"
+    run.log("note", text=text + ".")
+    return best.request
 
 
 def _students(recipe: Any, given: Any, teacher: ModelGraph, run: Run) -> dict[str, ModelGraph]:

@@ -131,6 +131,10 @@ def _note_limits(run: Run, written: Mapping[str, Any], *, faster: bool) -> None:
     if written["clipped_below_8_bits"]:
         text = "Activations below 8 bits are computed in 8-bit integers and clipped: they make this file no faster."
         run.log("note", text=text)
+    limits = [entry["limit"] for entry in run.ledger.entries if entry["event"] == "fitted"]
+    if limits and limits[-1] is not None and written["bytes"] > limits[-1]:
+        over = figures.size(written["bytes"] - limits[-1])
+        run.log("note", text=f"student.onnx is {over} larger than the budget allows.")
     if not faster:
         text = "On this machine student.onnx is not faster than the original. Integers pay where the processor has "
         text += "instructions for them (VNNI, AMX, dot product) and layers are wide."

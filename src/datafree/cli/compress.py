@@ -35,6 +35,10 @@ def compress(
             show_default=False,
         ),
     ] = None,
+    size: options.Size = None,
+    macs: options.Macs = None,
+    speedup: options.Speedup = None,
+    latency: options.Latency = None,
     recipe: Annotated[
         str | None,
         typer.Option(help="Which recipe, of `datafree list recipes`; closed_form unless said.", show_default=False),
@@ -81,6 +85,9 @@ def compress(
 
     - `datafree compress torchvision:resnet50 --prune 0.3 --weights 4 --out small`: fewer channels and bits
 
+    - `datafree compress timm:resnet18.a1_in1k --size 6MB --out small`: channels and bits are chosen so that the file
+      is small enough at the least loss; likewise `--macs 0.5`, `--speedup 4`, `--latency 5ms`
+
     - `datafree compress timm:resnet18 --recipe best --minutes 20 --weights 4 --activations 4 --out small`: images are
       synthesized from the network, and it learns on them what rounding took
 
@@ -117,6 +124,7 @@ def compress(
         device=device or job.get("device", "cpu"),
         force=force,
         quiet=quiet,
+        budget=options.budget_from(size, macs, speedup, latency),
     )
     show_run(out, as_json=as_json)
 
@@ -236,7 +244,7 @@ def _from_file(path: Path | None) -> dict[str, Any]:
 
 def _refuse_clashes(settings: dict[str, Any]) -> None:
     """`--set seed=1` would not reach the recipe: it is an option of its own."""
-    for name in (*JOB, "folder", "force", "watch", "command", "prune"):
+    for name in (*JOB, "budget", "folder", "force", "watch", "command", "prune"):
         if name in settings:
             raise Refusal(
                 f"--set {name} is not a recipe's setting",

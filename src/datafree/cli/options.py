@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from datafree.spec import Refusal
+from datafree.spec import Budget, Refusal
 
 Model = Annotated[
     str,
@@ -61,6 +62,35 @@ Minutes = Annotated[
         show_default=False,
     ),
 ]
+_Limit = "Budget"
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--size", metavar="SIZE", help="student.onnx at most this large: `2MB`, or `25%` of the original's file.",
+        show_default=False, rich_help_panel=_Limit,
+    ),
+]  # fmt: skip
+Macs = Annotated[
+    float | None,
+    typer.Option(
+        "--macs", metavar="SHARE", help="At most this share of the original's multiply-accumulates, such as 0.5.",
+        show_default=False, rich_help_panel=_Limit,
+    ),
+]  # fmt: skip
+Speedup = Annotated[
+    float | None,
+    typer.Option(
+        "--speedup", metavar="TIMES", help="At least this many times as fast as the original on this machine.",
+        show_default=False, rich_help_panel=_Limit,
+    ),
+]  # fmt: skip
+Latency = Annotated[
+    str | None,
+    typer.Option(
+        "--latency", metavar="TIME", help="At most this long for one input on this machine: `5ms`.",
+        show_default=False, rich_help_panel=_Limit,
+    ),
+]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.", rich_help_panel="Output")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Output")]
 
@@ -83,6 +113,36 @@ def inputs_from(shape: str | None, mean: str | None, std: str | None, features: 
     if features:
         given["pixels"] = False
     return given
+
+
+def budget_from(size: str | None, macs: float | None, speedup: float | None, latency: str | None) -> Budget | None:
+    """`--size 2MB` or `--size 25%`, `--macs 0.5`, `--speedup 3`, `--latency 5ms`; None where nothing is asked."""
+    given: dict[str, Any] = {"macs": macs, "speedup": speedup}
+    if size is not None:
+        number, unit = _measured("--size", size, {**_BYTES, "%": 0.01}, "2MB, or 25% of the original's")
+        given |= {"size_share": number * unit} if size.strip().endswith("%") else {"size": int(number * unit)}
+    if latency is not None:
+        number, unit = _measured("--latency", latency, {"": 1.0, "ms": 1.0, "s": 1000.0}, "5ms")
+        given["latency_ms"] = number * unit
+    given = {name: value for name, value in given.items() if value is not None}
+    try:
+        return Budget(**given) if given else None
+    except ValueError as error:
+        raise Refusal("the budget cannot be kept", why=str(error), remedy="see `datafree compress --help`") from None
+
+
+_BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def _measured(option: str, text: str, units: dict[str, float], example: str) -> tuple[float, float]:
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z%]*)\s*", text)
+    if found is None or found[2].lower() not in units:
+        raise Refusal(
+            f"{option} {text} cannot be read",
+            why=f"it takes a number and one of {', '.join(unit for unit in units if unit)}",
+            remedy=f"write {option} {example}",
+        )
+    return float(found[1]), units[found[2].lower()]
 
 
 def bits_from(option: str, text: str | None) -> dict[str, int | None]:

@@ -1,0 +1,5 @@
+"""From a budget to the settings that keep it at the least loss: how many channels go, and which layers get 4 bits."""
+
+from datafree.search.fit import Fitted, fit
+
+__all__ = ["Fitted", "fit"]
