@@ -97,6 +97,9 @@ def answers(network: Any) -> Callable[[Tensor], Tensor]:
 def _session(path: Path) -> Any:
     import onnxruntime
 
+    from datafree.evaluate.onnx_file import check_onnx
+
+    check_onnx(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     try:

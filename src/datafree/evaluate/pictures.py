@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import io
+import lzma
 import tarfile
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -21,11 +24,16 @@ from datafree.spec import Refusal
 
 MAX_BYTES = 16 * 2**30
 """Most bytes an archive may unpack to: ImageNet's 50,000 validation photographs are 6 GiB."""
+SWELL, SLACK = 200, 2**28
+"""An archive may unpack to `SWELL` times its bytes and `SLACK` more: pictures never do."""
 MAX_MEMBERS = 2_000_000
 MAX_FILE = 128 * 2**20
 """Most bytes of one encoded picture or label file."""
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
+_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF")
+"""What a picture may be, whatever its name says: Pillow's other decoders are never asked, and one starts a program."""
+_SQUEEZED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 _NPZ_NAMES = (("images", "labels"), ("test_images", "test_labels"), ("x_test", "y_test"))
 
 
@@ -73,7 +81,9 @@ def open_npz(path: Path, names: tuple[str, str] | None = None) -> Dataset:
                     remedy="name its arrays images and labels",
                 )
             images, labels = (_array(archive, held[name]) for name in pair)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+    except Refusal:
+        raise
+    except Exception as error:  # each way to squeeze a member has its own kinds, and so has a damaged directory
         raise _broken(path, error) from error
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -94,7 +104,7 @@ def open_npz(path: Path, names: tuple[str, str] | None = None) -> Dataset:
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     """One `.npy` member, once its header agrees with its size: a header may promise more memory than there is."""
-    if info.file_size > MAX_BYTES:
+    if info.file_size > min(MAX_BYTES, SWELL * info.compress_size + SLACK):
         raise ValueError(f"{info.filename} unpacks to {info.file_size} bytes")
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
@@ -125,19 +135,21 @@ def open_folder(path: Path) -> Dataset:
 def open_tar(path: Path) -> Dataset:
     """The same from a tar, whose members are read into memory and never unpacked to disk."""
     held: dict[str, bytes] = {}
-    total = 0
+    total, most = 0, min(MAX_BYTES, SWELL * path.stat().st_size + SLACK)
     try:
-        with tarfile.open(path, "r:*") as archive:
+        with _unsqueezed(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
             for count, member in enumerate(archive):
                 total += member.size
-                if count > MAX_MEMBERS or total > MAX_BYTES or member.size > MAX_FILE:
+                if member.size < 0:
+                    raise ValueError(f"{member.name!r} has {member.size} bytes")  # it would be read again for ever
+                if count > MAX_MEMBERS or total > most or member.size > MAX_FILE:
                     raise ValueError(f"{member.name!r}: {count + 1} members, {total} bytes so far")
                 if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
                     raise ValueError(f"{member.name!r} points outside the archive")
                 file = archive.extractfile(member) if member.isreg() else None  # links and devices are passed over
                 if file is not None:
                     held[PurePosixPath(member.name).as_posix().removeprefix("./")] = file.read()
-    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # tarfile and the three ways to squeeze it raise many kinds
         raise _broken(path, error) from error
     rows = _labelled(path, list(held), held.get("labels.csv"))
     readers = [_bytes_reader(held[name]) for name, _ in rows]
@@ -146,6 +158,36 @@ def open_tar(path: Path) -> Dataset:
         Photographs([name for name, _ in rows], readers),
         np.array([label for _, label in rows], dtype=np.int64),
     )
+
+
+class _Bounded(io.BufferedIOBase):
+    """A stream of which no more is read at once than one file may hold: a header may claim to be gigabytes long."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= MAX_FILE + tarfile.BLOCKSIZE:
+            raise ValueError(f"a part of {size} bytes")
+        return self.stream.read(size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self.stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.stream.tell()
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+def _unsqueezed(path: Path) -> _Bounded:
+    """The tar itself, whatever it was squeezed with."""
+    with path.open("rb") as file:
+        head = file.read(6)
+    opened = next((opened for mark, opened in _SQUEEZED.items() if head.startswith(mark)), open)
+    return _Bounded(opened(path, "rb"))
 
 
 def _labelled(path: Path, names: Iterable[str], table: bytes | None) -> list[tuple[str, int]]:
@@ -161,9 +203,13 @@ def _labelled(path: Path, names: Iterable[str], table: bytes | None) -> list[tup
         )
     classes = sorted({name.split("/")[0] for name in pictures})
     # Folders named 0, 1, 2, ... 10 mean their numbers; the order of the text would put 10 before 2.
-    numbers = {name: int(name) for name in classes} if all(name.isdecimal() for name in classes) else None
+    numbers = {name: int(name) for name in classes} if all(_is_number(name) for name in classes) else None
     index = numbers or {name: i for i, name in enumerate(classes)}
     return [(name, index[name.split("/")[0]]) for name in pictures]
+
+
+def _is_number(name: str) -> bool:
+    return name.isdecimal() and len(name) < 10  # longer ones are dates or hashes, and fit no label
 
 
 def _read_table(path: Path, table: bytes, pictures: set[str]) -> list[tuple[str, int]]:
@@ -177,11 +223,11 @@ def _read_table(path: Path, table: bytes, pictures: set[str]) -> list[tuple[str,
             remedy="give it a head line with file and label, and a whole number in every label",
         ) from error
     for name, label in rows:
-        if name not in pictures or label < 0:
+        if name not in pictures or not 0 <= label < 2**31:
             raise Refusal(
                 f"labels.csv of {path} cannot be used",
                 why=f"it speaks of {name!r} with label {label}, "
-                + ("which is no picture beside it" if name not in pictures else "which is negative"),
+                + ("which is no picture beside it" if name not in pictures else "which is no class"),
                 remedy="name pictures that lie beside it, and number classes from 0",
             )
     return rows
@@ -201,17 +247,11 @@ class Photographs(Sequence):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(io.BytesIO(self.readers[i]())) as image:
+                with Image.open(io.BytesIO(self.readers[i]()), formats=_FORMATS) as image:
                     if image.mode.startswith(("I", "F")):
                         raise ValueError(f"its pixels are not of 8 bits (mode {image.mode})")
                     pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-        ) as error:
+        except Exception as error:  # every decoder has its own kinds
             raise _broken(Path(self.names[i]), error) from error
         return pixels[..., None] if pixels.ndim == 2 else pixels
 

@@ -41,7 +41,7 @@ def read_preprocess(path: str | Path) -> InputSpec:
     """The InputSpec that `write_preprocess` wrote. Raises Refusal when the file is something else."""
     try:
         return inputs_of(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise Refusal(
             f"{path} cannot be read as preprocess.json",
             why=f"{type(error).__name__}: {error}",

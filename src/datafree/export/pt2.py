@@ -22,6 +22,7 @@ from datafree.export.names import describe_names, restore_names
 from datafree.export.preprocess import describe_inputs, inputs_of
 from datafree.graph import ModelGraph
 from datafree.graph.biases import quantizer_of
+from datafree.graph.checkpoint import broken
 from datafree.graph.exported import open_exported
 from datafree.graph.operators import aten, kind
 from datafree.nn import Quantizer
@@ -189,7 +190,16 @@ def load_pt2(path: str | Path, inputs: InputSpec | None = None) -> ModelGraph:
     """
     path = Path(path)
     module, _ = open_exported(path)
-    extra = _extra(path)
+    try:
+        return _restored(path, module, _extra(path), inputs)
+    except Refusal:
+        raise
+    except Exception as error:  # what datafree noted beside the graph may say anything, and fit nothing
+        raise broken(path, error) from error
+
+
+def _restored(path: Path, module: fx.GraphModule, extra: dict[str, Any] | None, inputs: InputSpec | None) -> ModelGraph:
+    """The graph with what `extra` says: its quantizers, and its names."""
     if inputs is None and extra is None:
         raise Refusal(
             f"{path} does not say how its inputs are made",

@@ -86,16 +86,22 @@ def read_sparse(path: str | Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             note = json.loads((file.metadata() or {}).get(_KEY, "null"))
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-    except (OSError, SafetensorError, ValueError) as error:
-        raise _unreadable(path, str(error)) from error
+    except (OSError, SafetensorError, ValueError, LookupError, RuntimeError) as error:  # RecursionError too
+        raise _unreadable(path, " ".join(str(error).split())[:200]) from error
     if not isinstance(note, dict) or note.get("sha256") != _checksum(stored):
         raise _unreadable(
             path, "its checksum is another one" if isinstance(note, dict) else "datafree did not write it"
         )
     found = {}
-    for name, shape in note["shapes"].items():
+    shapes = note.get("shapes")  # the checksum vouches for the tensors, not for this
+    if not isinstance(shapes, dict):
+        raise _unreadable(path, "it does not say which weights it holds without zeros")
+    for name, shape in shapes.items():
         parts = {part: stored.pop(f"{_stem(name)}.{part}", None) for part in _PARTS}
-        value = _unpacked(parts, shape)
+        try:
+            value = _unpacked(parts, shape)
+        except (ValueError, TypeError, LookupError, RuntimeError):  # shapes that are none, parts of another rank
+            value = None
         if value is None:
             raise _unreadable(path, f"{name} has not as many values as its mask says")
         found[name] = value

@@ -59,11 +59,16 @@ def open_exported(path: str | Path) -> tuple[fx.GraphModule, tuple[int, ...]]:
             program = torch.export.load(io.BytesIO(data))
     except Exception as error:  # the loader raises whatever its parts raise
         raise broken(path, error) from error
-    shape = _input_shape(path, program)
-    module = flatten(program)
-    refuse_broken_weights(module)
-    if isinstance(shape[0], int):
-        module = free_batch(module, shape[0], shape[1:])
+    try:
+        shape = _input_shape(path, program)
+        module = flatten(program)
+        refuse_broken_weights(module)
+        if isinstance(shape[0], int):
+            module = free_batch(module, shape[0], shape[1:])
+    except Refusal:
+        raise
+    except Exception as error:  # a graph that was read, but whose parts do not fit each other
+        raise broken(path, error) from error
     return module, tuple(int(side) for side in shape[1:])
 
 
@@ -85,7 +90,9 @@ def _vet(path: Path, data: bytes) -> None:
                     torch.load(io.BytesIO(archive.read(name)), weights_only=True)
     except pickle.UnpicklingError as error:
         raise _hostile(path, "its sample inputs are Python objects") from error
-    except (zipfile.BadZipFile, RecursionError, ValueError, KeyError, RuntimeError, EOFError, OSError) as error:
+    except Refusal:
+        raise
+    except Exception as error:  # zip, JSON and pickle each raise many kinds
         raise broken(path, error) from error
 
 

@@ -56,7 +56,7 @@ class Pack:
     def shards(self) -> Iterator[Tensor]:
         """The batches as they were made, one at a time, [n, C, H, W]."""
         for shard in self.about["shards"]:
-            images = self._tensors(shard)["images"]
+            images = self._tensors(shard).get("images", torch.empty(0))
             if images.shape != (shard["images"], *self.inputs.shape) or images.dtype != torch.float32:
                 raise self._damaged(shard["file"], f"it holds {images.dtype} {list(images.shape)}")
             yield images
@@ -102,8 +102,8 @@ class Pack:
             raise self._damaged(file["file"], "its checksum is not the one in pack.json")
         try:
             return load(content)
-        except SafetensorError as error:
-            raise self._damaged(file["file"], str(error)) from error
+        except (SafetensorError, KeyError, ValueError, RuntimeError) as error:  # KeyError: a type torch does not know
+            raise self._damaged(file["file"], " ".join(str(error).split())[:200]) from error
 
     def _damaged(self, name: str, why: str) -> Refusal:
         return Refusal(
@@ -129,22 +129,28 @@ def open_pack(folder: str | Path) -> Pack:
             why=f"pack.json: {error.strerror or error}",
             remedy="give the folder that `datafree synthesize -o` wrote; where that was interrupted, run it again",
         ) from error
-    except ValueError as error:  # UnicodeDecodeError too
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError too
         raise _not_a_pack(path, f"it is no whole JSON ({error})") from error
     try:
         if about["format"] != FORMAT:
             raise _not_a_pack(path, f"its format is {about['format']!r}, not {FORMAT!r}")
         for shard in about["shards"]:
-            if not is_shard(shard["file"]) or not int(shard["images"]) > 0 or len(shard["sha256"]) != 64:
+            if not is_shard(shard["file"]) or not _is_count(shard["images"]) or len(shard["sha256"]) != 64:
                 raise _not_a_pack(path, f"{str(shard['file'])[:80]!r} is no shard")
         if about["soft_labels"]["file"] != "soft_labels.safetensors" or not about["shards"]:
             raise _not_a_pack(path, "it names no images or no soft labels")
         if sum(shard["images"] for shard in about["shards"]) != about["images"]:
             raise _not_a_pack(path, "the images of its shards do not add up")
-        [teacher["model"] for teacher in about["teachers"]]
+        if not _is_count(about["images"]) or not [teacher["model"] for teacher in about["teachers"]]:
+            raise _not_a_pack(path, "it names no teacher, or no whole number of images")
+        about["soft_labels"]["sha256"]  # asked for here, so that nothing is missing later
         return Pack(folder=folder, inputs=InputSpec(**about["inputs"]), about=about)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise _not_a_pack(path, f"{type(error).__name__}: {error}") from error
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
 
 
 def _not_a_pack(path: Path, why: str) -> Refusal:

@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from datafree.recipes.strict_yaml import parse
 from datafree.spec import Refusal, name_of
 
 
@@ -71,11 +72,11 @@ def from_yaml(text: str, source: str = "the settings") -> dict[str, Any]:
     Raises Refusal for broken YAML, for anything but a mapping, and for a key that stands twice.
     """
     try:
-        values = yaml.load(text, Loader=_StrictLoader)
+        values = parse(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        why = getattr(error, "problem", None) or str(error)
+        why = " ".join((getattr(error, "problem", None) or str(error)).split())
         raise Refusal(f"{source} cannot be read as YAML{where}", why=why, remedy="correct that line") from error
     if values is None:
         return {}
@@ -109,7 +110,7 @@ def overrides(assignments: Iterable[str]) -> dict[str, Any]:
                 remedy="write --set weights=4",
             )
         try:
-            value = yaml.load(text, Loader=_StrictLoader)
+            value = parse(text)
         except yaml.YAMLError as error:
             raise Refusal(
                 f"--set {assignment} cannot be read", why="its value is no YAML", remedy="put the value in quotes"
@@ -281,18 +282,3 @@ def _split_path(path: str) -> list[str]:
         else:
             name += letter
     return [*names, name]
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which no key may stand twice: the second would silently win."""
-
-
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    for key, (key_node, _) in zip(keys, node.value):
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
-    return loader.construct_mapping(node, deep=True)
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)

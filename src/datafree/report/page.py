@@ -6,11 +6,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, TemplateError
 from markupsafe import Markup
 
 from datafree.report import charts, figures
-from datafree.report.summary import summary_of
+from datafree.report.summary import strange_entries_refused, summary_of
 from datafree.run import write_atomic
 
 
@@ -20,7 +20,12 @@ def write_report(folder: str | Path) -> Path:
     Raises Refusal when the folder holds no run or cannot be written.
     """
     folder = Path(folder)
-    text = render(summary_of(folder))
+    summary = summary_of(folder)
+    with strange_entries_refused(folder):
+        try:
+            text = render(summary)
+        except TemplateError as error:
+            raise ValueError(str(error)) from error
     with write_atomic(folder / "report.html") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return folder / "report.html"

@@ -6,7 +6,8 @@ it has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,22 @@ def summary_of(folder: Path) -> dict[str, Any]:
             remedy="run `datafree compress` again",
         ) from error
     settings = folder / "settings.yaml"
-    return {**summarize(entries), "settings": settings.read_text(encoding="utf-8") if settings.is_file() else ""}
+    text = settings.read_text(encoding="utf-8", errors="replace") if settings.is_file() else ""
+    with strange_entries_refused(folder):
+        return {**summarize(entries), "settings": text}
+
+
+@contextmanager
+def strange_entries_refused(where: Path | str) -> Iterator[None]:
+    """A ledger's entries may say anything: one of another form than datafree writes is refused, wherever it shows."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, OSError, RuntimeError) as error:
+        raise Refusal(
+            f"{where} cannot be reported on",
+            why=" ".join(f"an entry of its ledger has another form ({type(error).__name__}: {error})".split())[:200],
+            remedy="run `datafree compress` again",
+        ) from error
 
 
 def summarize(entries: Iterable[Entry]) -> dict[str, Any]:

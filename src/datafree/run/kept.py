@@ -59,11 +59,11 @@ def read_changes(path: Path, key: str) -> tuple[Changes, list[Facts]] | None:
         with safe_open(path, framework="pt") as file:
             note = json.loads((file.metadata() or {}).get("part", "{}"))
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except (SafetensorError, OSError, ValueError, RuntimeError):
+        whole = note["key"] == key and note["sha256"] == _checksum(tensors)
+        facts = [dict(fact) for fact in note["facts"]]
+    except (SafetensorError, OSError, ValueError, TypeError, LookupError, RuntimeError):  # RecursionError too
         return None
-    if note.get("key") != key or note.get("sha256") != _checksum(tensors):
-        return None
-    return tensors, list(note["facts"])
+    return (tensors, facts) if whole else None
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:

@@ -53,10 +53,16 @@ class Ledger:
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """All whole entries. A last line cut off by a crash is left out; a broken line before it is an error."""
+    """All whole entries. A last line cut off by a crash is left out; a broken line before it is an error.
+
+    Raises ValueError for a line that is no JSON or no text.
+    """
     lines = path.read_text(encoding="utf-8").split("\n")
-    entries = [json.loads(line) for line in lines[:-1] if line]
-    if lines[-1]:
-        with suppress(json.JSONDecodeError):
-            entries.append(json.loads(lines[-1]))
+    try:
+        entries = [json.loads(line) for line in lines[:-1] if line]
+        if lines[-1]:
+            with suppress(json.JSONDecodeError):
+                entries.append(json.loads(lines[-1]))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     return entries

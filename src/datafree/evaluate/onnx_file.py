@@ -1,0 +1,56 @@
+"""An `.onnx` file before a runtime may open it: whole, and naming no file outside its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import onnx
+
+from datafree.spec import Refusal
+
+
+def check_onnx(path: Path) -> None:
+    """Raises Refusal when the file is no ONNX graph, or keeps tensors in a file that is not beside it."""
+    try:
+        model = onnx.load(path, load_external_data=False)
+        outside = next((place for place in _external(model) if not _is_beside(path, place)), None)
+        if outside is None:
+            onnx.checker.check_model(str(path))
+    except (
+        Exception
+    ) as error:  # protobuf and the checker raise their own kinds, and their own errors are no ValueErrors
+        raise _refused(path, " ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
+    if outside is not None:
+        raise _refused(path, f"it keeps a tensor in {outside[:80]!r}, which is no file beside it")
+
+
+def _external(model: onnx.ModelProto) -> Iterator[str]:
+    """Locations of all tensors that lie in other files."""
+    for tensor in _tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            yield next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def _tensors(message: object) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a message, at any depth: of the graph, of nodes' attributes, of graphs inside these."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():  # type: ignore[attr-defined]
+        if field.message_type is not None:
+            for part in value if field.is_repeated else [value]:
+                yield from _tensors(part)
+
+
+def _is_beside(path: Path, location: str) -> bool:
+    """Whether it is the plain name of a real file in the same folder."""
+    plain = (
+        location not in ("", ".", "..") and PurePosixPath(location).name == PureWindowsPath(location).name == location
+    )
+    beside = path.parent / location
+    return plain and "\x00" not in location and beside.is_file() and not beside.is_symlink()
+
+
+def _refused(path: Path, why: str) -> Refusal:
+    return Refusal(f"{path} cannot be run", why=why, remedy="export it again, and keep its `.onnx.data` beside it")
