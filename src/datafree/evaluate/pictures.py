@@ -137,7 +137,7 @@ def open_tar(path: Path) -> Dataset:
     held: dict[str, bytes] = {}
     total, most = 0, min(MAX_BYTES, SWELL * path.stat().st_size + SLACK)
     try:
-        with _unsqueezed(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
+        with _unsqueezed(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for count, member in enumerate(archive):
                 total += member.size
                 if member.size < 0:

@@ -30,7 +30,7 @@ def parse(text: str) -> Any:
                 raise yaml.YAMLError(f"its aliases stand for more than {MAX_VALUES} values")
             return loader.construct_document(node)
         finally:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
     except RecursionError as error:
         raise yaml.YAMLError("it is nested too deeply") from error
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:  # a date of month 13
