@@ -84,7 +84,11 @@ def make_input(loader: Loader, seed: int, number: int, home: Path) -> tuple[Path
         edits = loader.edits.get(file.suffix, ())
         if edits and draw.random() < 0.6:
             mutation = draw.choice(edits)
-            name, data = getattr(mutation, "__name__", "").replace("<lambda>", "pickles"), mutation(draw, data)
+            name = getattr(mutation, "__name__", "").replace("<lambda>", "pickles")
+            try:
+                data = mutation(draw, data)
+            except Exception:  # what an earlier mutation left cannot be edited, or the edit cannot be written
+                name, data = "flip_bits", m.flip_bits(draw, data)
         elif draw.random() < 0.1:
             other = draw.choice([draw.choice(loader.seeds), *files])
             name, data = "spliced", m.spliced(draw, data, other.read_bytes() if other.is_file() else data)

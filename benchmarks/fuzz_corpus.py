@@ -80,7 +80,10 @@ def _inputs(path: Path) -> Any:
 
 def _shard(path: Path) -> str | None:
     try:
-        return tensors_digest({"images": read_shard(path)})
+        images = read_shard(path)
+        if images.shape != (4, *INPUTS.shape):  # as synthesis does: the checksum is of the bytes alone
+            raise DamagedShard(f"it holds {list(images.shape)}")
+        return tensors_digest({"images": images})
     except DamagedShard as error:  # its readers make the batch anew
         raise Refusal("a shard is damaged", why=str(error), remedy="it is made anew") from error
 

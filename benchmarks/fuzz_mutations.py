@@ -203,6 +203,8 @@ def in_zip(draw: Random, data: bytes) -> bytes:
             members = [(info.filename, archive.read(info), info.compress_type) for info in archive.infolist()]
     except Exception:  # it was no zip: then as bytes
         return _mangle(draw, data)
+    if not members:
+        return _mangle(draw, data)
     at = draw.randrange(len(members))
     name, held, method = members[at]
     kind = draw.randrange(12)
@@ -269,6 +271,8 @@ def in_tar(draw: Random, data: bytes) -> bytes:
             members = [(info, archive.extractfile(info)) for info in archive]
             read = [(info, file.read() if file else b"") for info, file in members]
     except Exception:  # it was no tar
+        return _mangle(draw, data)
+    if not read:
         return _mangle(draw, data)
     buffer, at = io.BytesIO(), draw.randrange(len(read))
     with tarfile.open(

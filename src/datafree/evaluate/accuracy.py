@@ -99,14 +99,18 @@ def _session(path: Path) -> Any:
 
     from datafree.evaluate.onnx_file import check_onnx
 
-    check_onnx(path)
+    readable = check_onnx(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # and none that was not looked into
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises its own kinds, which share no base
         reason = " ".join(str(error).split())[:200]
         raise Refusal(f"{path} cannot be run", why=f"ONNX Runtime says: {reason}", remedy="export it again") from error
+    if not readable:
+        raise Refusal(f"{path} cannot be run", why="it is no ONNX file", remedy="export it again")
+    return session
 
 
 def _not_callable(network: Any) -> Callable[[Tensor], Tensor]:

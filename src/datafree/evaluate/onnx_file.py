@@ -10,19 +10,24 @@ import onnx
 from datafree.spec import Refusal
 
 
-def check_onnx(path: Path) -> None:
-    """Raises Refusal when the file is no ONNX graph, or keeps tensors in a file that is not beside it."""
+def check_onnx(path: Path) -> bool:
+    """Whether the file can be read as ONNX at all; where not, the runtime shall say why.
+
+    Raises Refusal when it is no valid graph, or keeps tensors in a file that is not beside it.
+    """
     try:
         model = onnx.load(path, load_external_data=False)
+    except Exception:  # protobuf's errors share no base
+        return False
+    try:
         outside = next((place for place in _external(model) if not _is_beside(path, place)), None)
         if outside is None:
             onnx.checker.check_model(str(path))
-    except (
-        Exception
-    ) as error:  # protobuf and the checker raise their own kinds, and their own errors are no ValueErrors
+    except Exception as error:  # nor do the checker's
         raise _refused(path, " ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
     if outside is not None:
         raise _refused(path, f"it keeps a tensor in {outside[:80]!r}, which is no file beside it")
+    return True
 
 
 def _external(model: onnx.ModelProto) -> Iterator[str]:

@@ -82,7 +82,7 @@ def read_shard(path: Path, key: str | None = None) -> Tensor:
         raise DamagedShard(" ".join(str(error).split())[:120] or type(error).__name__) from error
     if key is not None and metadata.get("key") != key:
         raise DamagedShard("it was made from other teachers or settings")
-    if not right:
+    if not right or str(images.dtype) != "torch.float32":  # the checksum is of the bytes alone
         raise DamagedShard("its checksum is another")
     return images
 
