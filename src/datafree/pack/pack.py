@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,11 +48,23 @@ class Pack:
     @cached_property
     def images(self) -> Tensor:
         """All images, [N, C, H, W] float32, normalised as `inputs` says; kept in memory from then on."""
+        self._refuse_empty_promises()
         whole, done = torch.empty(len(self), *self.inputs.shape), 0
         for images in self.shards():
             whole[done : done + len(images)] = images
             done += len(images)
         return whole
+
+    def _refuse_empty_promises(self) -> None:
+        """Memory for all images is taken at once: `pack.json` must not name more than its files can hold."""
+        held = 0
+        for shard in self.about["shards"]:
+            try:
+                held += (self.folder / shard["file"]).stat().st_size
+            except OSError as error:
+                raise self._damaged(shard["file"], error.strerror or str(error)) from error
+        if 4 * len(self) * math.prod(self.inputs.shape) > held:
+            raise self._damaged("pack.json", f"it names {len(self)} images, and its files have {held} bytes")
 
     def shards(self) -> Iterator[Tensor]:
         """The batches as they were made, one at a time, [n, C, H, W]."""

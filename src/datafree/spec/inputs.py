@@ -41,7 +41,7 @@ class InputSpec:
             raise ValueError(f"input shape {self.shape} holds more than {MAX_VALUES} values")
         object.__setattr__(self, "shape", shape)
         for field, default in (("mean", 0.0), ("std", 1.0)):
-            values = tuple(float(v) for v in getattr(self, field)) or (default,) * shape[0]
+            values = tuple(_number(v) for v in getattr(self, field)) or (default,) * shape[0]
             if len(values) == 1:
                 values *= shape[0]
             if len(values) != shape[0]:
@@ -72,3 +72,11 @@ def _whole(value: Any) -> int:
         return int(value)
     except OverflowError as error:
         raise ValueError(f"{value} is no whole number") from error
+
+
+def _number(value: Any) -> float:
+    """The same for a float, of which an int may be too large."""
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError("a mean or std is too large for a float") from error

@@ -12,11 +12,22 @@ class Refusal(Exception):
     """
 
     def __init__(self, what: str, *, why: str, remedy: str) -> None:
+        what, why, remedy = (_in_one_line(text) for text in (what, why, remedy))
         self.what, self.why, self.remedy = what, why, remedy
         super().__init__(f"{what}: {why}. Remedy: {remedy}.")
 
     def __reduce__(self):  # keyword-only fields survive pickling between processes
         return _rebuild, (self.what, self.why, self.remedy)
+
+
+def _in_one_line(text: str) -> str:
+    """A file's names may hold anything, also what commands a terminal: line ends become spaces, the rest is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter == "\u00a0" else " " if letter.isspace() else ascii(letter)[1:-1]
+        for letter in text
+    )
 
 
 def _rebuild(what: str, why: str, remedy: str) -> Refusal:
