@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +69,16 @@ def compress(
 
     Raises Refusal, with cause and remedy, for a model or a request that cannot be served.
     """
-    free = frozenset({"ratio", "multiple", "layer_bits"}) - settings.keys()
-    free -= {"ratio"} if prune is not None else set()
-    free -= {"layer_bits"} if "weights" in settings else set()
     if prune is not None:
         settings["ratio"] = prune
+    said = {*settings, *({"layer_bits"} if "weights" in settings else ())}
     if isinstance(recipe, (str, type)):
         recipe = build(recipe, settings)
     elif settings:
         raise ValueError(f"the recipe is ready made; {', '.join(settings)} cannot be set beside it")
     return carry_out(
         recipe, model, inputs=inputs, checkpoint=checkpoint, images=images, minutes=minutes, seed=seed, device=device,
-        folder=folder, force=force, watch=watch, command=command, budget=budget, free=free,
+        folder=folder, force=force, watch=watch, command=command, budget=budget, said=said,
     )  # fmt: skip
 
 
@@ -102,14 +100,15 @@ def carry_out(
     watch: Callable[[str, str, float], None] | None = None,
     command: str | None = None,
     budget: Budget | None = None,
-    free: frozenset[str] = frozenset(),
+    said: Collection[str] = (),
 ) -> Result:
     """One job: a recipe at work on a model, in a folder where there is one.
 
     student: a network that is to learn, where the recipe takes one and its settings cannot name it
     scalars: write the ledger's figures as TensorBoard events too, into the folder
     ranks: the processes that work on it together; the first one writes, the others keep ledgers of their own
-    free: which of `ratio`, `multiple` and `layer_bits` may be chosen to keep the budget
+    said: names of the recipe's settings that a budget must leave as they are, whatever they are; others are left where
+        they differ from the recipe's own
 
     The rest as `compress` says. Raises Refusal as it does.
     """
@@ -130,7 +129,7 @@ def carry_out(
     if pack is not None:
         _hand_over(pack, teacher, name, run)
     if budget is not None:
-        recipe = _fitted(recipe, teacher, budget, run, free)
+        recipe = _fitted(recipe, teacher, budget, run, said)
     resolved = {
         "model": name,
         "checkpoint": str(checkpoint) if checkpoint is not None else None,
@@ -171,9 +170,9 @@ def carry_out(
     return Result(teacher=teacher, student=made, recipe=recipe, settings=resolved, run=run, first=ranks.first)
 
 
-def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, free: frozenset[str]) -> Any:
+def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Collection[str]) -> Any:
     """The recipe with the settings that keep the budget. Raises Refusal where it has none of them, or none do."""
-    from datafree.search import fit  # its solver and the exporter are slow to import
+    from datafree.search import FREE, fit  # its solver and the exporter are slow to import
 
     if not isinstance(recipe, Request):
         raise Refusal(
@@ -182,13 +181,18 @@ def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, free: fr
             remedy="use --recipe closed_form or best",
         )
 
+    own = type(recipe)()
+    free = {name for name in FREE if name not in said and getattr(recipe, name) == getattr(own, name)}
+
     def clock(files: Mapping[str, Path]) -> dict[str, float]:
         timed = measure_latency(files, seconds=1.0, threads=torch.get_num_threads())
         return {name: found["median_ms"] for name, found in timed.items()}
 
-    best = fit(teacher, recipe, budget, run, clock=clock, free=free)[0]
+    best = fit(teacher, recipe, budget, run, clock=clock, free=frozenset(free))[0]
     four = f"{len(best.coarse)} of {len(teacher.layers)} layers in 4 bits" if best.coarse else "no layer in 4 bits"
-    text = f"The budget chose {best.ratio:.0%} of the channels to go and {four}: about {figures.size(best.size)}"
+    text = (
+        f"The budget chose {best.request.ratio:.0%} of the channels to go and {four}: about {figures.size(best.size)}"
+    )
     text += f" and {best.macs:.0%} of the operations"
     if best.milliseconds is not None:
         text += f", {figures.milliseconds(best.milliseconds)} an input"

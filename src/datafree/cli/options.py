@@ -62,35 +62,22 @@ Minutes = Annotated[
         show_default=False,
     ),
 ]
-_Limit = "Budget"
+
+
+def _limit(flag: str, metavar: str, about: str) -> Any:
+    return typer.Option(flag, metavar=metavar, help=about, show_default=False, rich_help_panel="Budget")
+
+
 Size = Annotated[
-    str | None,
-    typer.Option(
-        "--size", metavar="SIZE", help="student.onnx at most this large: `2MB`, or `25%` of the original's file.",
-        show_default=False, rich_help_panel=_Limit,
-    ),
-]  # fmt: skip
+    str | None, _limit("--size", "SIZE", "student.onnx at most this large: `2MB`, or `25%` of the original's file.")
+]
 Macs = Annotated[
-    float | None,
-    typer.Option(
-        "--macs", metavar="SHARE", help="At most this share of the original's multiply-accumulates, such as 0.5.",
-        show_default=False, rich_help_panel=_Limit,
-    ),
-]  # fmt: skip
+    float | None, _limit("--macs", "SHARE", "At most this share of the original's multiply-accumulates, such as 0.5.")
+]
 Speedup = Annotated[
-    float | None,
-    typer.Option(
-        "--speedup", metavar="TIMES", help="At least this many times as fast as the original on this machine.",
-        show_default=False, rich_help_panel=_Limit,
-    ),
-]  # fmt: skip
-Latency = Annotated[
-    str | None,
-    typer.Option(
-        "--latency", metavar="TIME", help="At most this long for one input on this machine: `5ms`.",
-        show_default=False, rich_help_panel=_Limit,
-    ),
-]  # fmt: skip
+    float | None, _limit("--speedup", "TIMES", "At least this many times as fast as the original on this machine.")
+]
+Latency = Annotated[str | None, _limit("--latency", "TIME", "At most this long for one input on this machine: `5ms`.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.", rich_help_panel="Output")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Output")]
 
@@ -115,6 +102,9 @@ def inputs_from(shape: str | None, mean: str | None, std: str | None, features: 
     return given
 
 
+_BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
 def budget_from(size: str | None, macs: float | None, speedup: float | None, latency: str | None) -> Budget | None:
     """`--size 2MB` or `--size 25%`, `--macs 0.5`, `--speedup 3`, `--latency 5ms`; None where nothing is asked."""
     given: dict[str, Any] = {"macs": macs, "speedup": speedup}
@@ -129,9 +119,6 @@ def budget_from(size: str | None, macs: float | None, speedup: float | None, lat
         return Budget(**given) if given else None
     except ValueError as error:
         raise Refusal("the budget cannot be kept", why=str(error), remedy="see `datafree compress --help`") from None
-
-
-_BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def _measured(option: str, text: str, units: dict[str, float], example: str) -> tuple[float, float]:

@@ -6,7 +6,7 @@ squared error of the network's answer while all else stays float; errors of sing
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,8 +60,16 @@ def coarse(graph: ModelGraph, weight: str, target: Target) -> Tensor:
     return fake_quantize(value, grid)
 
 
+def rounded(graph: ModelGraph, chosen: Iterable[Choice], target: Target) -> ModelGraph:
+    """A copy with the chosen weights on 4-bit grids, all else as it was."""
+    graph = graph.copy()
+    for name in (name for choice in chosen for name in choice.weights):
+        graph.set_tensor(name, coarse(graph, name, target))
+    return graph
+
+
 def least_loss(saved: Mapping[str, int], losses: Mapping[str, float], needed: int) -> set[str] | None:
-    """Names whose savings reach `needed` at the least sum of losses; None where all together do not.
+    """Names whose savings reach `needed` at the least sum of losses; None where all together do not. saved: positive
 
     Solved to its optimum as an integer program (HiGHS, Huangfu and Hall 2018), within a millionth of it.
     """
@@ -80,8 +88,8 @@ def least_loss(saved: Mapping[str, int], losses: Mapping[str, float], needed: in
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 1e-6},
     )
-    if found.x is None:
-        return set(names)
+    if found.x is None:  # all of them would do: only the solver can be at fault
+        raise RuntimeError(f"the choice of layers was not found: {found.message}")
     return {name for name, taken in zip(names, found.x) if taken > 0.5}
 
 
@@ -100,16 +108,12 @@ class Answers:
         """Squared error of the answers as a share of their energy, both without the mean over classes."""
         return float((self._of(student) - self.wanted).square().sum()) / self.energy
 
-    def losses(self, graph: ModelGraph, asked: Collection[Choice], target: Target) -> dict[str, float]:
+    def losses(self, graph: ModelGraph, asked: Iterable[Choice], target: Target) -> dict[str, float]:
         """What 4 bits cost each choice in a float network, by its first path: error beyond the network's own."""
-        found, before, base = {}, self._of(graph), graph.copy()
+        before, found = self._of(graph), {}
         for choice in asked:
-            kept = {name: base.tensor(name).clone() for name in choice.weights}
-            for name in choice.weights:
-                base.set_tensor(name, coarse(graph, name, target))
-            found[choice.paths[0]] = float((self._of(base) - before).square().sum()) / self.energy
-            for name, value in kept.items():
-                base.set_tensor(name, value)
+            change = self._of(rounded(graph, [choice], target)) - before
+            found[choice.paths[0]] = float(change.square().sum()) / self.energy
         return found
 
     def _of(self, graph: ModelGraph) -> Tensor:

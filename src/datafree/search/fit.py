@@ -23,7 +23,7 @@ from datafree.quantize import Nearest, quantize
 from datafree.recipes.closed_form import ClosedForm
 from datafree.recipes.request import Request
 from datafree.run import Run
-from datafree.search.bits import COARSE, Answers, Choice, choices, coarse, least_loss
+from datafree.search.bits import COARSE, Answers, Choice, choices, least_loss, rounded
 from datafree.spec import TARGETS, Budget, Refusal
 
 LADDER = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -31,6 +31,8 @@ LADDER = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 WIDTHS = 8
 """Where speed counts, widths that are multiples of this are tried too: runtimes compute so many channels at a time."""
 PICTURES = 64
+FREE = ("ratio", "multiple", "layer_bits")
+"""Settings of a recipe that a budget may choose."""
 SPARE = 256
 """Bytes of a file that names of bits may take."""
 
@@ -40,27 +42,31 @@ Clock = Callable[[Mapping[str, Path]], Mapping[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """One way to keep the budget. request: the settings; size: bytes of the file; error: share of the answer's energy;
-    milliseconds and before: of one input, compressed and original, where the budget asks
+    """One candidate. request: the settings; coarse: module paths of the layers in 4 bits; size: bytes of the file;
+    macs: share of the original's; error: share of the answer's energy; milliseconds: of one input, where the budget
+    asks
     """
 
     request: Any
-    ratio: float
-    multiple: int
     coarse: tuple[str, ...]
     size: int
     macs: float
     error: float
     milliseconds: float | None = None
-    before: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Limits:
+    """What a candidate must keep. before: milliseconds of the original, where the budget asks"""
+
     size: float
     macs: float
     milliseconds: float
     before: float | None
+
+    def kept_by(self, made: Fitted) -> bool:
+        slow = made.milliseconds is not None and made.milliseconds > self.milliseconds
+        return made.size <= self.size and made.macs <= self.macs and not slow
 
 
 def fit(
@@ -82,53 +88,108 @@ def fit(
 
     Raises Refusal when nothing that may be chosen keeps the budget; it names the nearest that can be had.
     """
+    ratios = ladder if "ratio" in free else (request.ratio,)
+    widths = {request.multiple, WIDTHS} if budget.timed and "multiple" in free else {request.multiple}
+    tried: list[Fitted] = []
     with tempfile.TemporaryDirectory(prefix="datafree-") as scratch, run.step("fit the budget"):
         files = Path(scratch)
         limits = _limits(teacher, budget, files, clock)
-        answers = Answers(teacher, pictures(teacher, PICTURES) if run.images is None else run.images[:PICTURES])
-        tried: list[Fitted] = []
-        found: list[Fitted] = []
-        losses: dict[str, float] | None = None
-        extra = 0
-        rungs = _rungs(request, budget, free, ladder)
-        for place, (ratio, multiple) in enumerate(rungs):
-            with run.part(place, len(rungs)):
-                candidate = _candidate(teacher, request, ratio, multiple, run)
-                if candidate is None:
-                    continue
-                small, plain = candidate
-                share = cost(small).macs / max(cost(teacher).macs, 1)
-                size, timed = _written(plain, request, files, clock, limits.before)
-                mine = choices(plain) if "layer_bits" in free and request.weights == 2 * COARSE else []
-                if losses is None and mine:  # what 4 bits cost a layer changes little as its neighbours narrow
-                    losses = answers.losses(small, mine, TARGETS[request.target])
-                    extra = _extra(small, mine, request, size, files)
-                known = losses or {}
-                saved = {choice.paths[0]: choice.saved - extra for choice in mine}
-                prices = {name: known.get(name, 0.0) for name in saved}
-                picked = least_loss(saved, prices, int(size - limits.size) + SPARE if size > limits.size else 0)
-                all_coarse = picked is None
-                names = set(saved) if picked is None else picked
-                chosen = [choice for choice in mine if choice.paths[0] in names]
-                smallest = size - sum(saved[choice.paths[0]] for choice in chosen)
-                made = Fitted(
-                    request=_settled(request, ratio, multiple, chosen), ratio=ratio, multiple=multiple,
-                    coarse=tuple(path for choice in chosen for path in choice.paths), size=smallest, macs=share,
-                    error=answers.error(_rounded(small, chosen, request)), milliseconds=timed, before=limits.before,
-                )  # fmt: skip
-                fits = not all_coarse and share <= limits.macs and (timed or 0.0) <= limits.milliseconds
-                run.log("tried", ratio=ratio, multiple=multiple, coarse=len(made.coarse), size=made.size,
-                        macs=round(share, 4), milliseconds=timed, error=made.error, fits=fits)  # fmt: skip
-                (found if fits else tried).append(made)
-            if fits and not chosen and multiple == max(width for _, width in rungs):
+        bench = _Bench(teacher, request, limits, run, files, clock, "layer_bits" in free)
+        for place, ratio in enumerate(ratios):
+            with run.part(place, len(ratios)):
+                made = [bench.candidate(ratio, width) for width in (sorted(widths) if ratio else [request.multiple])]
+                tried += [one for one in made if one is not None]
+            if any(one is not None and limits.kept_by(one) and not one.coarse for one in made):
                 break  # narrower networks would keep the budget too, and lose more
-        if not found:
-            raise _out_of_reach(tried, limits)
-        best, *others = sorted(found, key=lambda made: made.error)
-        run.log("fitted", ratio=best.ratio, multiple=best.multiple, coarse=list(best.coarse), size=best.size,
-                limit=None if limits.size == math.inf else int(limits.size), macs=round(best.macs, 4),
-                milliseconds=best.milliseconds, error=best.error)  # fmt: skip
-        return [best, *others]
+    found = sorted((made for made in tried if limits.kept_by(made)), key=lambda made: made.error)
+    if not found:
+        raise _out_of_reach(tried, limits) if tried or bench.refusal is None else bench.refusal
+    run.log("fitted", **_told(found[0]), **_asked(limits), coarse=list(found[0].coarse))
+    return found
+
+
+class _Bench:
+    """Where candidates are made and measured. refusal: why the last one that could not be made could not"""
+
+    def __init__(
+        self,
+        teacher: ModelGraph,
+        request: Request,
+        limits: _Limits,
+        run: Run,
+        files: Path,
+        clock: Clock,
+        bits: bool,
+    ) -> None:
+        self.teacher, self.request, self.limits, self.run = teacher, request, limits, run
+        self.files, self.clock, self.bits = files, clock, bits
+        self.target, self.macs = TARGETS[request.target], max(cost(teacher).macs, 1)
+        self.answers = Answers(teacher, pictures(teacher, PICTURES) if run.images is None else run.images[:PICTURES])
+        self.losses: dict[str, float] | None = None
+        self.extra = 0
+        self.refusal: Refusal | None = None
+
+    def candidate(self, ratio: float, multiple: int) -> Fitted | None:
+        """The network with this share of channels gone, and with as few layers in 4 bits as its file needs."""
+        try:
+            small = self._pruned(ratio, multiple)
+        except Refusal as refusal:  # no channel can go at this share, say; others may do
+            self.refusal = refusal
+            return None
+        plain = self._rounded(small, self.request.layer_bits)
+        size, milliseconds = self._written(plain)
+        mine = choices(plain) if self.bits and self.request.weights == 2 * COARSE else []
+        if self.losses is None and mine:  # what 4 bits cost a layer changes little as its neighbours narrow
+            self.losses, self.extra = self.answers.losses(small, mine, self.target), self._extra(small, mine, size)
+        saved = {choice.paths[0]: choice.saved - self.extra for choice in mine if choice.saved > self.extra}
+        losses = {name: (self.losses or {}).get(name, 0.0) for name in saved}
+        needed = int(size - self.limits.size) + SPARE if size > self.limits.size else 0
+        names = least_loss(saved, losses, needed)
+        chosen = [choice for choice in mine if choice.paths[0] in (saved if names is None else names)]
+        coarse = tuple(path for choice in chosen for path in choice.paths)
+        bits = {**self.request.layer_bits, **dict.fromkeys(coarse, COARSE)}
+        made = Fitted(
+            request=dataclasses.replace(self.request, ratio=ratio, multiple=multiple, layer_bits=bits),
+            coarse=coarse, size=size - sum(saved[choice.paths[0]] for choice in chosen),
+            macs=cost(small).macs / self.macs, error=self.answers.error(rounded(small, chosen, self.target)),
+            milliseconds=milliseconds,
+        )  # fmt: skip
+        self.run.log("tried", **_told(made), coarse=len(coarse), fits=self.limits.kept_by(made))
+        return made
+
+    def _pruned(self, ratio: float, multiple: int) -> ModelGraph:
+        """Pruned and repaired in the closed form, in float."""
+        recipe = ClosedForm.asked_by(self.request, ratio=ratio, multiple=multiple, layer_bits={}, keep_float=(),
+                                     weights=None, activations=None)  # fmt: skip
+        return fold_batchnorm(recipe.compress(self.teacher, self.teacher.inputs, self._quiet()))
+
+    def _rounded(self, small: ModelGraph, bits: Mapping[str, int]) -> ModelGraph:
+        """Rounded to nearest: the file is as large as with any rounding."""
+        return quantize(small, target=self.target, run=self._quiet(), weights=self.request.weights,
+                        activations=self.request.activations, rounding=Nearest(), layer_bits=bits,
+                        keep_float=self.request.keep_float)  # fmt: skip
+
+    def _extra(self, small: ModelGraph, mine: Sequence[Choice], size: int) -> int:
+        """Bytes that a layer in 4 bits adds to the file beside its weights: an operator that widens them, and names."""
+        bits = dict.fromkeys((path for choice in mine for path in choice.paths), COARSE)
+        graph = self._rounded(small, {**self.request.layer_bits, **bits})
+        written = export_onnx(graph, self.files / "coarse.onnx", self.target)
+        return max(0, math.ceil((written["bytes"] - size + sum(choice.saved for choice in mine)) / len(mine)))
+
+    def _written(self, plain: ModelGraph) -> tuple[int, float | None]:
+        """Bytes of the file, and milliseconds where the budget asks, on the scale of the first timing of the original:
+        the machine may have become slower or faster.
+        """
+        path = self.files / "student.onnx"
+        size = int(export_onnx(plain, path, self.target)["bytes"])
+        if self.limits.before is None:
+            return size, None
+        timed = self.clock({"teacher": self.files / "teacher.onnx", "student": path})
+        return size, timed["student"] * self.limits.before / timed["teacher"]
+
+    def _quiet(self) -> Run:
+        """What candidates log is not the job's."""
+        return Run(seed=self.run.seed, device=self.run.device)
 
 
 def _limits(teacher: ModelGraph, budget: Budget, files: Path, clock: Clock) -> _Limits:
@@ -139,72 +200,20 @@ def _limits(teacher: ModelGraph, budget: Budget, files: Path, clock: Clock) -> _
         size = min(size, whole * (budget.size_share or math.inf))
     if budget.timed:
         before = clock({"teacher": files / "teacher.onnx"})["teacher"]
-        milliseconds = min(budget.latency_ms or math.inf, before / (budget.speedup or 1e-30))
+        milliseconds = min(budget.latency_ms or math.inf, before / budget.speedup if budget.speedup else math.inf)
     return _Limits(size=size, macs=budget.macs or math.inf, milliseconds=milliseconds, before=before)
 
 
-def _rungs(request: Request, budget: Budget, free: frozenset[str], ladder: Sequence[float]) -> list[tuple[float, int]]:
-    ratios = ladder if "ratio" in free else (request.ratio,)
-    widths = {request.multiple, WIDTHS} if budget.timed and "multiple" in free else {request.multiple}
-    return [(ratio, width) for ratio in ratios for width in sorted(widths) if ratio or width == min(widths)]
+def _told(made: Fitted) -> dict[str, Any]:
+    """A candidate's figures, for the ledger."""
+    return {"ratio": made.request.ratio, "multiple": made.request.multiple, "size": made.size,
+            "macs": round(made.macs, 4), "milliseconds": made.milliseconds, "error": made.error}  # fmt: skip
 
 
-def _candidate(
-    teacher: ModelGraph, request: Request, ratio: float, multiple: int, run: Run
-) -> tuple[ModelGraph, ModelGraph] | None:
-    """The pruned network in float and, quickly rounded, as its file would hold it; None where nothing can go."""
-    quiet = Run(seed=run.seed, device=run.device)
-    asked = {"ratio": ratio, "multiple": multiple, "layer_bits": {}, "keep_float": ()}
-    recipe = ClosedForm.asked_by(request, **asked, weights=None, activations=None)
-    try:
-        small = fold_batchnorm(recipe.compress(teacher, teacher.inputs, quiet))
-    except Refusal:
-        if ratio == 0:
-            raise
-        return None
-    return small, _quickly(small, request, request.layer_bits, quiet)
-
-
-def _quickly(small: ModelGraph, request: Request, bits: Mapping[str, int], run: Run) -> ModelGraph:
-    """Rounded to nearest: the file is as large as with any rounding."""
-    return quantize(
-        small, target=TARGETS[request.target], run=run, weights=request.weights, activations=request.activations,
-        rounding=Nearest(), layer_bits=bits, keep_float=request.keep_float,
-    )  # fmt: skip
-
-
-def _extra(small: ModelGraph, mine: Sequence[Choice], request: Request, size: int, files: Path) -> int:
-    """Bytes that a layer in 4 bits adds to the file beside its weights: the operator that widens them, and names."""
-    bits = {**request.layer_bits, **{path: COARSE for choice in mine for path in choice.paths}}
-    written = export_onnx(_quickly(small, request, bits, Run()), files / "coarse.onnx", TARGETS[request.target])
-    over = int(written["bytes"]) - (size - sum(choice.saved for choice in mine))
-    return max(0, math.ceil(over / len(mine)))
-
-
-def _written(
-    plain: ModelGraph, request: Request, files: Path, clock: Clock | None, before: float | None
-) -> tuple[int, float | None]:
-    """Bytes of the file, and milliseconds where it is timed, on the scale of the first timing of the original."""
-    path = files / "student.onnx"
-    size = int(export_onnx(plain, path, TARGETS[request.target])["bytes"])
-    if clock is None or before is None:
-        return size, None
-    timed = clock({"teacher": files / "teacher.onnx", "student": path})
-    return size, timed["student"] * before / timed["teacher"]  # the machine may have become slower or faster
-
-
-def _rounded(small: ModelGraph, chosen: Sequence[Choice], request: Request) -> ModelGraph:
-    """The float network with the chosen weights on 4-bit grids."""
-    graph = small.copy()
-    for choice in chosen:
-        for name in choice.weights:
-            graph.set_tensor(name, coarse(graph, name, TARGETS[request.target]))
-    return graph
-
-
-def _settled(request: Request, ratio: float, multiple: int, chosen: Sequence[Choice]) -> Any:
-    bits = {path: COARSE for choice in chosen for path in choice.paths}
-    return dataclasses.replace(request, ratio=ratio, multiple=multiple, layer_bits={**request.layer_bits, **bits})
+def _asked(limits: _Limits) -> dict[str, Any]:
+    """What a file can be held to once it is written, for the ledger."""
+    faster = limits.before / limits.milliseconds if limits.before is not None else None
+    return {"limit": None if math.isinf(limits.size) else int(limits.size), "speedup": faster}
 
 
 def _out_of_reach(tried: Sequence[Fitted], limits: _Limits) -> Refusal:
