@@ -1,7 +1,7 @@
 """Whole files of every kind that datafree reads, made small, and how each is read.
 
 A loader's `read` takes the path and uses what it gives as a command would: pictures are decoded, a report is rendered.
-Where the format carries checksums, `same` tells what may come back: values equal to those that were written.
+Where the format carries checksums it returns a digest: only values equal to those that were written may come back.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KEY = hashlib.sha256(b"fuzz").hexdigest()
 @dataclasses.dataclass(frozen=True)
 class Loader:
     """name; seeds: files or folders of the corpus; read: what is called; edits: mutations that know the format, by the
-    ending of the file they fit; same: digests of the values that may come back, None where nothing vouches for them"""
+    ending of the file they fit; checked: whether checksums vouch for what comes back"""
 
     name: str
     seeds: tuple[Path, ...]

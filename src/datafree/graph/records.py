@@ -1,7 +1,7 @@
-"""What a `.pt` archive's pickle says of its records is checked against the records: torch takes it at its word.
+"""What a `.pt` archive's pickle says of its records is checked against the records: older torch takes it at its word.
 
-A tensor's storage is named by the pickle with a number of values, and torch builds the storage with that number over a
-record of any size: with too large a number, reading the weights reads memory beyond the record.
+A tensor's storage is named by the pickle with a number of values. torch 2.9 builds the storage with that number over a
+record of any size: with too large a number, reading the weights reads memory beyond the record (2.14 refuses it).
 """
 
 from __future__ import annotations

@@ -49,9 +49,9 @@ def describe(thing: Any) -> dict[str, Any]:
     return {field.name: _plain(getattr(thing, field.name)) for field in dataclasses.fields(thing)}
 
 
-def choose(name: str, catalogue: Mapping[str, Any], what: str) -> Any:
-    """`catalogue[name]`. Raises Refusal with the nearest spelling when it is not there."""
-    if name not in catalogue:
+def choose(name: Any, catalogue: Mapping[str, Any], what: str) -> Any:
+    """`catalogue[name]`. Raises Refusal with the nearest spelling when it is not there, and for what is no text."""
+    if not isinstance(name, str) or name not in catalogue:
         raise Refusal(f"{what} {name!r} is unknown", why="there is none of that name", remedy=nearest(name, catalogue))
     return catalogue[name]
 
