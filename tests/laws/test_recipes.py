@@ -154,8 +154,11 @@ def test_the_ratio_asked_for_is_the_ratio_removed(graph, name, ratio):
         return
     student = recipe.compress(graph, graph.inputs, Run())
     left = {group.name: group.size for group in channel_groups(without_quantizers(student))}
-    free = [group for group in channel_groups(graph) if group.fixed is None and group.name in left]
-    for group in free:  # two groups that are left with a channel each may be told as one
+    served = [group for group in channel_groups(graph) if group.fixed is None]
+    free = [group for group in served if group.name in left]
+    told_as_one = [group for group in served if group.name not in left]  # groups that are left with a channel each
+    assert all((1 - ratio) * group.size <= 1 for group in told_as_one)
+    for group in free:
         whole = name == "zhu2020" and left[group.name] == group.size  # its scale cannot be 0: the group is left alone
         assert whole or abs(left[group.name] - (1 - ratio) * group.size) <= 0.5 or left[group.name] == 1
     assert any(left[group.name] < group.size for group in free)
