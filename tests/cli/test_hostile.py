@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from datafree.bundled import test_set_path as digits_path
 from datafree.cli import app
 from datafree.evaluate import open_dataset
+from datafree.evaluate.accuracy import answers
 from datafree.evaluate.onnx_file import check_onnx
 from datafree.export.sparse import read_sparse
 from datafree.graph.checkpoint import read_checkpoint
@@ -136,15 +137,32 @@ def test_onnx_may_name_no_file_elsewhere(tmp_path, place):
         check_onnx(path)
 
 
-def test_a_sparse_file_without_shapes_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("said", "instead"),
+    [(b"shapes", b"sharks"), (b'\\"0.weight\\": [4, 3, 3, 3]', b" " * 26), (b"[4, 3, 3, 3]", b"[1e99, 1, 1]")],
+    ids=["no shapes", "a mask of nobody's", "no number"],
+)
+def test_a_sparse_file_whose_shapes_are_gone_is_refused(tmp_path, said, instead):
     from benchmarks.fuzz_corpus import corpus
 
     (loader,) = corpus(tmp_path, ("sparse",))
     data = loader.seeds[0].read_bytes()
-    (tmp_path / "bad.safetensors").write_bytes(data.replace(b"shapes", b"sharks"))
-    assert data.count(b"shapes") == 1
+    (tmp_path / "bad.safetensors").write_bytes(data.replace(said, instead))
+    assert data.count(said) == 1
+    assert len(said) == len(instead)
     with pytest.raises(Refusal) as caught:
         read_sparse(tmp_path / "bad.safetensors")
+    assert one_line(caught)
+
+
+def test_an_onnx_file_of_other_inputs_is_refused(tmp_path):
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 9, 9]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, tmp_path / "m.onnx")
+    assert answers(tmp_path / "m.onnx")(torch.zeros(1, 3, 9, 9)).shape == (1, 3, 9, 9)
+    with pytest.raises(Refusal, match="cannot answer") as caught:
+        answers(tmp_path / "m.onnx")(torch.zeros(1, 3, 8, 8))
     assert one_line(caught)
 
 

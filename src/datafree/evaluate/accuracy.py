@@ -81,8 +81,7 @@ def answers(network: Any) -> Callable[[Tensor], Tensor]:
     if isinstance(network, (str, Path)):
         network = _session(Path(network))
     if hasattr(network, "get_inputs"):  # an onnxruntime.InferenceSession
-        name = network.get_inputs()[0].name
-        return lambda x: torch.from_numpy(np.asarray(network.run(None, {name: x.numpy()})[0]))
+        return lambda x: _asked(network, x)
     if isinstance(network, torch.nn.Module) and network.training:
         raise ValueError("the module is in training mode; call .eval() first")
 
@@ -92,6 +91,19 @@ def answers(network: Any) -> Callable[[Tensor], Tensor]:
         return y if isinstance(y, Tensor) else next(iter(y.values() if isinstance(y, dict) else y))
 
     return call if isinstance(network, (ModelGraph, torch.nn.Module)) or callable(network) else _not_callable(network)
+
+
+def _asked(session: Any, x: Tensor) -> Tensor:
+    """The first output of an onnxruntime.InferenceSession."""
+    entry = session.get_inputs()[0]
+    try:
+        return torch.from_numpy(np.asarray(session.run(None, {entry.name: x.numpy()})[0]))
+    except Exception as error:  # ONNX Runtime raises its own kinds, which share no base
+        raise Refusal(
+            "the ONNX file cannot answer",
+            why=f"it takes {entry.shape} and was given {list(x.shape)}: {' '.join(str(error).split())[:160]}",
+            remedy="check --input, or export it again",
+        ) from error
 
 
 def _session(path: Path) -> Any:

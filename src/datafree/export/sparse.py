@@ -100,11 +100,13 @@ def read_sparse(path: str | Path) -> dict[str, Tensor]:
         parts = {part: stored.pop(f"{_stem(name)}.{part}", None) for part in _PARTS}
         try:
             value = _unpacked(parts, shape)
-        except (ValueError, TypeError, LookupError, RuntimeError):  # shapes that are none, parts of another rank
+        except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError):  # no shapes, parts of another rank
             value = None
         if value is None:
             raise _unreadable(path, f"{name} has not as many values as its mask says")
         found[name] = value
+    if left := next((name for name in stored if name.endswith(".bitmask")), None):
+        raise _unreadable(path, f"it does not say whose mask {left} is")
     return stored | found
 
 

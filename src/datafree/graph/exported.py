@@ -63,6 +63,8 @@ def open_exported(path: str | Path) -> tuple[fx.GraphModule, tuple[int, ...]]:
         shape = _input_shape(path, program)
         module = flatten(program)
         refuse_broken_weights(module)
+        for buffer in module.buffers():
+            buffer.requires_grad_(False)  # a file may claim it of statistics, which have no gradient
         if isinstance(shape[0], int):
             module = free_batch(module, shape[0], shape[1:])
     except Refusal:
