@@ -26,6 +26,11 @@ def digits():
     return open_model("bundled:digits")
 
 
+@pytest.fixture(scope="module")
+def plain():
+    return ModelGraph.trace(*ZOO["plain"]())
+
+
 def never(files):
     raise AssertionError("nothing needs to be timed")
 
@@ -64,42 +69,43 @@ def test_the_file_is_as_small_as_asked_and_as_told(digits, tmp_path):
     assert found[0].coarse
 
 
-def test_operations_are_kept_to(digits):
-    best = fit(digits, ClosedForm(), Budget(macs=0.6), Run(), clock=never, free=ALL, ladder=LADDER)[0]
-    student = best.request.compress(digits, digits.inputs, Run())
-    assert cost(student).macs <= 0.6 * cost(digits).macs
+def test_operations_are_kept_to(plain):
+    best = fit(plain, ClosedForm(), Budget(macs=0.6), Run(), clock=never, free=ALL, ladder=LADDER)[0]
+    student = best.request.compress(plain, plain.inputs, Run())
+    assert cost(student).macs <= 0.6 * cost(plain).macs
     assert not best.coarse
 
 
-def test_speed_is_asked_of_the_clock(digits, tmp_path):
-    def clock(files):
-        size = {name: path.stat().st_size for name, path in files.items()}
-        return {name: float(found) for name, found in size.items()}
-
+def test_speed_is_asked_of_the_clock(plain):
+    """The original takes 10 ms, then, the machine being slower, 20; the candidates 4, 3 and 3."""
+    times = iter([{"teacher": 10.0}, *({"teacher": 20.0, "student": 2 * own} for own in (4.0, 3.0, 3.0))])
     run = Run()
-    best = fit(digits, ClosedForm(), Budget(speedup=5), run, clock=clock, free=ALL, ladder=LADDER)[0]
+    best = fit(plain, ClosedForm(), Budget(speedup=3), run, clock=lambda files: next(times), free=ALL, ladder=LADDER)[0]
     (entry,) = [entry for entry in run.ledger.entries if entry["event"] == "fitted"]
-    assert entry["speedup"] == 5
-    assert best.milliseconds * 5 <= export_onnx(digits, tmp_path / "whole.onnx")["bytes"]
-    assert best.request.ratio > 0
+    assert entry["speedup"] == pytest.approx(3)
+    assert best.milliseconds == 3
+    assert best.request.ratio == 0.5
+    tried = [(entry["ratio"], entry["multiple"], entry["fits"]) for entry in run.ledger.entries
+             if entry["event"] == "tried"]  # fmt: skip
+    assert tried == [(0.0, 1, False), (0.5, 1, True), (0.5, 8, True)]
 
 
-def test_what_is_set_stays(digits):
+def test_what_is_set_stays(plain):
     with pytest.raises(Refusal, match="out of reach"):
-        fit(digits, ClosedForm(), Budget(size_share=0.1), Run(), clock=never, free=frozenset({"layer_bits"}))
-    best = fit(digits, ClosedForm(ratio=0.5), Budget(size_share=0.2), Run(), clock=never, free=frozenset())[0]
+        fit(plain, ClosedForm(), Budget(size=1), Run(), clock=never, free=frozenset({"layer_bits"}))
+    best = fit(plain, ClosedForm(ratio=0.5), Budget(size=10**6), Run(), clock=never, free=frozenset())[0]
     assert best.request.ratio == 0.5
     assert best.request.layer_bits == {}
 
 
-def test_what_cannot_be_pruned_at_all_is_refused_with_its_cause():
-    graph = ModelGraph.trace(*ZOO["plain"]())
+def test_what_cannot_be_pruned_at_all_is_refused_with_its_cause(plain):
     with pytest.raises(Refusal, match="removes no channel"):
-        fit(graph, ClosedForm(ratio=0.01), Budget(macs=0.9), Run(), clock=never, free=frozenset())
+        fit(plain, ClosedForm(ratio=0.01), Budget(macs=0.9), Run(), clock=never, free=frozenset())
 
 
 def test_a_recipe_that_was_made_with_a_share_keeps_it():
-    made = compress("bundled:digits", budget=Budget(macs=0.9), recipe=ClosedForm(ratio=0.3))
+    net, inputs = ZOO["plain"]()
+    made = compress(net, inputs=inputs, budget=Budget(macs=0.9), recipe=ClosedForm(ratio=0.3))
     assert made.recipe.ratio == 0.3
 
 
