@@ -1,6 +1,6 @@
 """What a student should be: the settings most recipes share."""
 
-from __future__ import annotations
+# Annotations are evaluated here: pydantic before 2.12 looks names of inherited fields up in the module of the subclass.
 
 from typing import Annotated, Literal
 
