@@ -7,18 +7,15 @@ python -m benchmarks.tables --check    # exit 1 when they are not what the CSVs 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
 from benchmarks.manifest import NETWORKS, REPOSITORY
+from benchmarks.plain_tables import Row, chapter, plain, rows, table
 
-RESULTS = REPOSITORY / "benchmarks" / "results"
 START, END = "<!-- figures: written by `python -m benchmarks.tables` -->", "<!-- end of figures -->"
-
-Row = dict[str, str]
 
 ON_IMAGES = """\
 `python -m benchmarks.images`. Top-1 in percent on all test images, after the last step; where there are several seeds,
@@ -35,23 +32,11 @@ SYNTHESIS = """\
 for all methods ([packs](packs.md)): 0 for the training set. CPU seconds of one thread, opening the network left out.
 Random weights show what steps cost, not how good images are."""
 
-INVERSION = """\
-`python -m benchmarks.inversion`. 256 images from teachers that are not the network they are used on, ResNet-56: its
-loss on them, that of SimpNet, ResNet-56's mean confidence, and its top-1 on all test images when half of its inner
-channels are gone and the thinned layers are solved anew on those images (fp32: 93.39). The zoo: ResNet-20, -32 and -8,
-WRN-16-1, WRN-16-2, WRN-40-1; LIS draws three of them for a batch, one from each course."""
-
 FORECAST = """\
 `python -m benchmarks.forecast`. What a job tells its user before any test, and what was then seen on all test images,
 in points of top-1; a loss below 0.3 counts as 0.3. The law was fitted on the networks called *fitted*, by the closed
 form alone; *verified* are other networks, *on images* students that were trained; of networks called *untold* a job
 tells nothing, because the law does not hold for inputs that are no pictures, or for two classes."""
-
-BEST_COST = """\
-`python -m benchmarks.best_cost`. ResNet-18 at 224 x 224 with random weights: what fits into a whole `best` job (W4A4)
-of so many minutes, and the memory of four steps of reconstruction for each block as images grow in number. Anonymous:
-what the process itself held beyond what it began with; resident: with pages of files that the system may write out."""
-
 
 DISTILLATION = """\
 `python -m benchmarks.distill`. Top-1 in percent after the last state of a game, on all test images; where there are
@@ -60,25 +45,6 @@ Schedules are short, so that features can be compared on two processor cores; lo
 are to the teacher, on synthetic images that nothing learned from; `may lose` is a target in points. No method sees an
 image of any data set. CPU seconds of one thread. [Distillation](distillation.md) says what the cases are. The pool and
 the small alpha of `adversarial` were chosen with looks at the digits' test set: its row there is optimistic."""
-
-ON_GPU = """\
-`python -m benchmarks.gpu.distill`. The papers' settings on CIFAR-10, last state, all test images. Teachers were trained
-here, and differ from the papers'."""
-
-
-def rows(name: str) -> list[Row]:
-    """Rows of one table of results; none when it was not measured yet."""
-    path = RESULTS / f"{name}.csv"
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def table(header: list[str], body: Iterable[list[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
 
 NAMES = {
     "W8A8 onnxruntime": "8-bit weights and activations",
@@ -211,15 +177,6 @@ def synthesis() -> str:
     return "\n".join(parts)
 
 
-def inversion() -> str:
-    header = ["images from", "teachers", "of them for a batch", "loss", "SimpNet's", "confidence", "top-1",
-              "CPU ms per image"]  # fmt: skip
-    columns = ("case", "teachers", "members", "loss_resnet56_c10", "loss_simpnet1m_c10", "confidence", "top1_pruned",
-               "cpu_ms_per_image")  # fmt: skip
-    body = [[row[column] for column in columns] for row in rows("inversion")]
-    return table(header, body) if body else ""
-
-
 def foretold() -> str:
     """How the forecast held: for each network how often, then every row."""
     found = [
@@ -248,13 +205,6 @@ def foretold() -> str:
     return f"{table(['rows', 'network', 'within the range'], counts)}\n\n{every}"
 
 
-def best_cost() -> str:
-    columns = ("job", "minutes", "images", "block_steps", "training_steps", "seconds", "cpu_seconds", "anonymous_mb",
-               "resident_mb", "threads")  # fmt: skip
-    body = [[row[column] for column in columns] for row in rows("best_cost")]
-    return table([column.replace("_", " ") for column in columns], body) if body else ""
-
-
 def distillation() -> str:
     """Every case of distillation beside the one it is read against, one table for each pair of networks."""
     found, parts = rows("distill"), []
@@ -274,19 +224,6 @@ def distillation() -> str:
         about = f"teacher {own[0]['teacher_top1']}, {own[0]['images']} test images; seeds {', '.join(seeds)}."
         parts.append(f"### {network}\n\n{about}\n\n{table(header, body)}\n")
     return "\n".join(parts)
-
-
-def on_gpu() -> str:
-    """The papers' rows of distillation that were run on a GPU."""
-    columns = ("setting", "method", "rounds", "teacher_top1", "top1", "published", "parameters", "seconds", "gpu")
-    body = [[row[column] for column in columns] for row in rows("distill_gpu")]
-    header = ["setting", "method", "rounds", "teacher", "top-1", "published", "parameters", "seconds", "GPU"]
-    return table(header, body) if body else ""
-
-
-def chapter(title: str, about: str, content: str) -> str:
-    """A chapter of the results page; nothing where nothing was measured."""
-    return f"## {title}\n\n{about}\n\n{content}\n" if content else ""
 
 
 def speed() -> str:
@@ -331,10 +268,11 @@ its test images are the same. Settings without a row, and DenseNet and SimpNet, 
 {chapter("Accuracy on synthetic images", ON_IMAGES, on_images())}\
 {chapter("Forecasts", FORECAST, foretold())}\
 {chapter("Synthesis", SYNTHESIS, synthesis())}\
-{chapter("Several teachers, courses, mixing", INVERSION, inversion())}\
-{chapter("A whole job on images", BEST_COST, best_cost())}\
+{plain("inversion")}\
+{plain("best_cost")}\
 {chapter("Distillation", DISTILLATION, distillation())}\
-{chapter("Distillation on a GPU", ON_GPU, on_gpu())}\
+{plain("distill_gpu")}\
+{plain("peers")}\
 ## Speed of the file
 
 `python -m benchmarks.speed`: against fp32 ONNX in the same ONNX Runtime process, interleaved medians.

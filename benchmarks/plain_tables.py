@@ -1,0 +1,95 @@
+"""Chapters of docs/results.md that are a CSV's columns as they are."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from benchmarks.manifest import REPOSITORY
+
+RESULTS = REPOSITORY / "benchmarks" / "results"
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain:
+    """One chapter. columns: of the CSV, in order; heads: what a column is called where not by its own name"""
+
+    title: str
+    about: str
+    columns: tuple[str, ...]
+    heads: Mapping[str, str] = field(default_factory=dict)
+
+
+CHAPTERS = {
+    "inversion": Plain(
+        title="Several teachers, courses, mixing",
+        about="""\
+`python -m benchmarks.inversion`. 256 images from teachers that are not the network they are used on, ResNet-56: its
+loss on them, that of SimpNet, ResNet-56's mean confidence, and its top-1 on all test images when half of its inner
+channels are gone and the thinned layers are solved anew on those images (fp32: 93.39). The zoo: ResNet-20, -32 and -8,
+WRN-16-1, WRN-16-2, WRN-40-1; LIS draws three of them for a batch, one from each course.""",
+        columns=("case", "teachers", "members", "loss_resnet56_c10", "loss_simpnet1m_c10", "confidence", "top1_pruned",
+                 "cpu_ms_per_image"),
+        heads={"case": "images from", "members": "of them for a batch", "loss_resnet56_c10": "loss",
+               "loss_simpnet1m_c10": "SimpNet's", "top1_pruned": "top-1", "cpu_ms_per_image": "CPU ms per image"},
+    ),
+    "best_cost": Plain(
+        title="A whole job on images",
+        about="""\
+`python -m benchmarks.best_cost`. ResNet-18 at 224 x 224 with random weights: what fits into a whole `best` job (W4A4)
+of so many minutes, and the memory of four steps of reconstruction for each block as images grow in number. Anonymous:
+what the process itself held beyond what it began with; resident: with pages of files that the system may write out.""",
+        columns=("job", "minutes", "images", "block_steps", "training_steps", "seconds", "cpu_seconds", "anonymous_mb",
+                 "resident_mb", "threads"),
+    ),
+    "distill_gpu": Plain(
+        title="Distillation on a GPU",
+        about="""\
+`python -m benchmarks.gpu.distill`. The papers' settings on CIFAR-10, last state, all test images. Teachers were trained
+here, and differ from the papers'.""",
+        columns=("setting", "method", "rounds", "teacher_top1", "top1", "published", "parameters", "seconds", "gpu"),
+        heads={"teacher_top1": "teacher", "top1": "top-1", "gpu": "GPU"},
+    ),
+    "peers": Plain(
+        title="Beside other tools",
+        about="""\
+`python -m benchmarks.peers`. 8-bit weights and activations from the same network, without data but for the row on real
+images; accuracy is that of the file in ONNX Runtime on all test images (MCT: of its fake-quantized module). `noise`:
+standard normal inputs, what these tools calibrate on where they have no data. CPU seconds of one thread; speed beside
+the float file, all files of a network in turn in one run.""",
+        columns=("network", "tool", "version", "calibration", "fp32_top1", "top1", "standard_error", "seconds", "bytes",
+                 "fp32_bytes", "times_fp32", "note"),
+        heads={"fp32_top1": "fp32", "top1": "top-1", "standard_error": "±", "fp32_bytes": "fp32 bytes",
+               "times_fp32": "times as fast"},
+    ),
+}  # fmt: skip
+"""Table of results -> its chapter."""
+
+
+def rows(name: str) -> list[Row]:
+    """Rows of one table of results; none when it was not measured yet."""
+    path = RESULTS / f"{name}.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def table(header: list[str], body: Iterable[list[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def chapter(title: str, about: str, content: str) -> str:
+    """A chapter of the results page; nothing where nothing was measured."""
+    return f"## {title}\n\n{about}\n\n{content}\n" if content else ""
+
+
+def plain(name: str) -> str:
+    """The chapter of one table."""
+    found, own = rows(name), CHAPTERS[name]
+    head = [own.heads.get(column, column.replace("_", " ")) for column in own.columns]
+    return chapter(own.title, own.about, table(head, [[row[c] for c in own.columns] for row in found]) if found else "")
