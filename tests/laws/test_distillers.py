@@ -91,7 +91,7 @@ def test_the_student_comes_nearer_and_only_the_copy_changes(name, network):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_seed_gives_the_same_student(name):
-    teacher = traced("residual")
+    teacher = traced("plain")
 
     def trained(seed: int) -> dict[str, torch.Tensor]:
         return state(made(name, rounds=3).distill(blank(teacher), teacher, Run(seed=seed)))
