@@ -149,7 +149,7 @@ RANKS = """
     told = torch.full((3,), float(ranks.rank))
     ranks.average([told])
     assert told.tolist() == [0.5, 0.5, 0.5] and ranks.agree(ranks.rank, 2.0) == [0.5, 2.0]
-    teacher = traced("plain")
+    teacher = ModelGraph.trace(*ZOO["plain"]())
     run = Run()
     method = Choi2020(rounds=3, warm_up=2, student_steps=2, batch=8, latent=8, width=4, precision="float32")
     trained = method.distill(teacher, teacher, run)
