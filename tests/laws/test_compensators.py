@@ -16,7 +16,8 @@ from datafree.graph.means import propagate_means
 from datafree.graph.place import insert_weight_quantizer
 from datafree.run import Run
 from datafree.spec import InputSpec, Refusal, Scheme
-from zoo import ZOO, randomise
+from zoo import randomise
+from zoo_graphs import traced
 
 MERGING = ("neuron_merging", "lbyl", "udfc")
 NOT_EXACT = {
@@ -47,7 +48,7 @@ def double(graph: ModelGraph) -> ModelGraph:
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def graph(request) -> ModelGraph:
-    return ModelGraph.trace(*ZOO[request.param]())
+    return traced(request.param)
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
@@ -193,7 +194,7 @@ def test_bias_correction_restores_the_mean(graph):
 
 def doubled_channel() -> tuple[ModelGraph, ModelGraph]:
     """A network whose second channel is 1.5 times its first behind ReLU, and the network without it."""
-    graph = double(ModelGraph.trace(*ZOO["plain"]()))
+    graph = double(traced("plain"))
     layer, norm = graph.layers[0], graph.batchnorms[0]
     values = {
         name: graph.tensor(name).clone()
@@ -224,7 +225,7 @@ def test_a_channel_that_another_one_repeats_is_merged_without_loss(name, setting
 
 @pytest.mark.parametrize("name", MERGING)
 def test_channels_that_others_look_at_stay_merely_pruned(name):
-    graph = ModelGraph.trace(*ZOO["residual"]())
+    graph = traced("residual")
     coupled = next(group for group in channel_groups(graph) if group.coupled and group.fixed is None)
     student = remove_channels(graph, {coupled.name: torch.tensor([0])})
     run = Run()
@@ -235,7 +236,7 @@ def test_channels_that_others_look_at_stay_merely_pruned(name):
 
 @pytest.mark.parametrize("name", MERGING)
 def test_merging_without_batchnorm_is_refused(name):
-    graph = ModelGraph.trace(*ZOO["no_batchnorm"]())
+    graph = traced("no_batchnorm")
     with pytest.raises(Refusal, match="BatchNorm"):
         CATALOGUE[name]().compensate(graph, graph, Run())
 
@@ -265,7 +266,7 @@ def test_udfc_lowers_its_own_objective_on_rounded_filters(combined):
 
 @pytest.mark.parametrize("combined", [False, True])
 def test_udfc_rebuilds_rounded_layers_and_keeps_their_grids_fitting(combined):
-    graph = fold_batchnorm(ModelGraph.trace(*ZOO["residual"]()))
+    graph = fold_batchnorm(traced("residual"))
     student = rounded(graph, bits=4)
     repaired = CATALOGUE["udfc"](combination=combined).compensate(student, graph, Run())
     assert repaired.shapes() == student.shapes()

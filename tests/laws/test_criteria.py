@@ -7,11 +7,12 @@ from datafree.graph import ModelGraph, channel_groups
 from datafree.prune import CATALOGUE
 from datafree.spec import Refusal
 from zoo import ZOO
+from zoo_graphs import traced
 
 
 @pytest.fixture(scope="module", params=ZOO)
 def graph(request) -> ModelGraph:
-    return ModelGraph.trace(*ZOO[request.param]())
+    return traced(request.param)
 
 
 def free_groups(graph):
@@ -40,7 +41,7 @@ def test_scores_are_one_finite_number_a_channel(graph, name):
 
 @pytest.mark.parametrize("name", sorted(set(CATALOGUE) - {"random"}))
 def test_channels_in_another_order_get_their_scores_in_that_order(name):
-    graph = ModelGraph.trace(*ZOO["plain"]())
+    graph = traced("plain")
     criterion = CATALOGUE[name]()
     group = free_groups(graph)[0]
     order = torch.randperm(group.size, generator=torch.Generator().manual_seed(0))
@@ -81,7 +82,7 @@ def test_what_a_rescaled_filter_is_worth(name, factor):
 
 
 def test_a_dead_reader_makes_a_channel_worthless_to_dfpc():
-    graph = ModelGraph.trace(*ZOO["plain"]())
+    graph = traced("plain")
     group = free_groups(graph)[0]
     weight = graph.tensor(graph.layers[1].weight).clone()
     weight[:, 3] = 0
@@ -92,7 +93,7 @@ def test_a_dead_reader_makes_a_channel_worthless_to_dfpc():
 
 
 def test_random_scores_follow_their_seed():
-    graph = ModelGraph.trace(*ZOO["plain"]())
+    graph = traced("plain")
     one, other = free_groups(graph)[:2]
     scores = [CATALOGUE["random"](seed=seed).score(graph, one) for seed in (0, 0, 1)]
     assert torch.equal(scores[0], scores[1])

@@ -23,6 +23,7 @@ from datafree.graph import (
 from datafree.graph.operators import LAYERS, kind
 from datafree.spec import InputSpec, Refusal
 from zoo import ZOO, Head, conv, conv_bn, randomise
+from zoo_graphs import traced
 
 PRODUCTS_OF_ACTIVATIONS = {"tiny_vit"}
 """Channels that no layer reads: the masking oracle below cannot reach them."""
@@ -30,10 +31,10 @@ PRODUCTS_OF_ACTIVATIONS = {"tiny_vit"}
 
 @pytest.fixture(scope="module", params=ZOO)
 def graph(request) -> ModelGraph:
-    traced = ModelGraph.trace(*ZOO[request.param]())
-    traced.module.double()
-    traced.module.meta["name"] = request.param
-    return traced
+    found = traced(request.param)
+    found.module.double()
+    found.module.meta["name"] = request.param
+    return found
 
 
 def draw(graph: ModelGraph, share: float = 0.3, seed: int = 0) -> dict[str, Tensor]:

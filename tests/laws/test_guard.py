@@ -11,7 +11,7 @@ from datafree.functional.divergence import divergence
 from datafree.graph import ModelGraph, fold_batchnorm
 from datafree.reconstruct.guard import guarded
 from datafree.run import Run
-from zoo import ZOO
+from zoo_graphs import traced
 
 
 class Moves:
@@ -35,7 +35,7 @@ class Moves:
 
 @pytest.fixture(scope="module")
 def teacher() -> ModelGraph:
-    return fold_batchnorm(ModelGraph.trace(*ZOO["residual"]()))
+    return fold_batchnorm(traced("residual"))
 
 
 @pytest.fixture(scope="module")

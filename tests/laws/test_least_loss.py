@@ -10,6 +10,7 @@ from datafree.graph.removal import remove_channels, silence_channels
 from datafree.prune.schur import Schur
 from datafree.run import Run
 from zoo import INPUTS, ZOO, Plain, randomise
+from zoo_graphs import traced
 
 
 def duplicated() -> tuple[ModelGraph, str, int, int]:
@@ -50,8 +51,7 @@ def test_a_copy_taken_away_is_repaired_exactly():
 
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_what_nobody_reads_goes_first_and_leaves_the_rest_alone(name):
-    model, inputs = ZOO[name]()
-    graph = ModelGraph.trace(model, inputs)
+    graph = traced(name)
     free = [
         g for g in channel_groups(graph) if g.fixed is None and g.size > 2 and any(s.role == "reads" for s in g.slices)
     ]

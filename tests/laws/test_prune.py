@@ -9,13 +9,14 @@ from datafree.prune.prune import removed_parameters
 from datafree.run import Run
 from datafree.spec import Refusal
 from zoo import ZOO
+from zoo_graphs import traced
 
 L1 = CATALOGUE["l1"]()
 
 
 @pytest.fixture(scope="module", params=ZOO)
 def graph(request) -> ModelGraph:
-    return ModelGraph.trace(*ZOO[request.param]())
+    return traced(request.param)
 
 
 def widths(graph: ModelGraph) -> dict[str, int]:
@@ -63,7 +64,7 @@ def test_the_lowest_scores_go(graph):
 
 
 def test_inner_leaves_the_residual_stream():
-    graph = ModelGraph.trace(*ZOO["residual"]())
+    graph = traced("residual")
     run = Run()
     prune(graph, ratio=0.3, criterion=L1, run=run)
     gone = removed_in(run)
@@ -75,7 +76,7 @@ def test_inner_leaves_the_residual_stream():
 
 @pytest.mark.parametrize("allocation", ["uniform", "global"])
 def test_widths_are_multiples(allocation):
-    graph = ModelGraph.trace(*ZOO["residual"]())
+    graph = traced("residual")
     student = prune(graph, ratio=0.4, criterion=L1, run=Run(), scope="all", allocation=allocation, multiple=4)
     before, after = widths(graph), widths(student)
     changed = [name for name in before if before[name] != after[name]]
@@ -85,7 +86,7 @@ def test_widths_are_multiples(allocation):
 
 @pytest.mark.parametrize("ratio", [0.2, 0.5, 0.7])
 def test_global_removes_as_many_parameters_and_protects_every_layer(ratio):
-    graph = ModelGraph.trace(*ZOO["residual"]())
+    graph = traced("residual")
     runs = {}
     for allocation in ("uniform", "global"):
         runs[allocation] = Run()
@@ -103,7 +104,7 @@ def test_global_removes_as_many_parameters_and_protects_every_layer(ratio):
 
 
 def test_global_takes_more_where_scores_are_low():
-    graph = ModelGraph.trace(*ZOO["plain"]())
+    graph = traced("plain")
     weight = graph.tensor(graph.layers[1].weight).clone()
     weight[4:] *= 1e-3  # twelve of sixteen filters are nearly nothing
     graph.set_tensor(graph.layers[1].weight, weight)
@@ -116,7 +117,7 @@ def test_global_takes_more_where_scores_are_low():
 
 
 def test_names_are_included_and_excluded():
-    graph = ModelGraph.trace(*ZOO["plain"]())
+    graph = traced("plain")
     names = [group.name for group in channel_groups(graph) if group.fixed is None]
     run = Run()
     prune(graph, ratio=0.5, criterion=L1, run=run, include=[names[0], names[1]], exclude=[names[1]])
@@ -137,13 +138,13 @@ def test_a_ratio_out_of_range_is_named(graph, ratio):
 
 @pytest.mark.parametrize("bad", [{"most": 1.0}, {"scope": "outer"}, {"allocation": "fair"}, {"multiple": 0}])
 def test_bad_settings_are_named(bad):
-    graph = ModelGraph.trace(*ZOO["plain"]())
+    graph = traced("plain")
     with pytest.raises(ValueError, match=str(next(iter(bad.values())))):
         prune(graph, ratio=0.5, criterion=L1, run=Run(), **bad)
 
 
 def test_nothing_to_prune_is_refused_with_a_remedy():
-    graph = ModelGraph.trace(*ZOO["plain"]())
+    graph = traced("plain")
     with pytest.raises(Refusal, match="include"):
         prune(graph, ratio=0.5, criterion=L1, run=Run(), include=["no such layer"])
     with pytest.raises(Refusal, match="larger ratio"):

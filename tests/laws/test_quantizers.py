@@ -17,6 +17,7 @@ from datafree.run import Run
 from datafree.spec import TARGETS, InputSpec, Refusal
 from datafree.spec.target import LAYER_INPUTS, ONNXRUNTIME
 from zoo import INPUTS, ZOO, Head, Plain, conv, randomise
+from zoo_graphs import traced
 
 ROUNDINGS = {name: kind() for name, kind in CATALOGUE.items() if hasattr(kind, "round")}
 UNTOLD = {"tiny_vit": {"expand"}}
@@ -25,7 +26,7 @@ UNTOLD = {"tiny_vit": {"expand"}}
 
 @pytest.fixture(scope="module", params=ZOO)
 def graph(request) -> ModelGraph:
-    found = fold_batchnorm(ModelGraph.trace(*ZOO[request.param]()))
+    found = fold_batchnorm(traced(request.param))
     found.module.meta["name"] = request.param
     return found
 
@@ -69,7 +70,7 @@ def test_weights_lie_on_their_grids(graph, name, target, bits):
 @pytest.mark.parametrize("target", TARGETS.values(), ids=lambda t: t.name)
 @pytest.mark.parametrize("fold", [True, False])
 def test_quantizers_stand_where_the_target_wants_them(graph, target, fold):
-    graph = graph if fold else ModelGraph.trace(*ZOO[graph.module.meta["name"]]())
+    graph = graph if fold else traced(graph.module.meta["name"])
     run = Run()
     student = quantize(graph, target=target, run=run, weights=None, activations=6)
     wanted = {site.node for site in activation_sites(graph, target)}
@@ -119,7 +120,7 @@ def test_more_bits_are_closer(graph):
 
 @pytest.fixture(scope="module")
 def residual() -> ModelGraph:
-    return fold_batchnorm(ModelGraph.trace(*ZOO["residual"]()))
+    return fold_batchnorm(traced("residual"))
 
 
 def bits_by_path(student: ModelGraph) -> dict[str, int]:
@@ -209,9 +210,9 @@ def _small(weight: Tensor) -> None:
 @pytest.mark.parametrize("rounding", [*ROUNDINGS.values(), SQuant(ranges=ClipSearch())], ids=lambda r: type(r).__name__)
 @pytest.mark.parametrize("bits", [2, 4])
 def test_odd_weights_are_rounded_too(damage, rounding, bits):
-    model = randomise(Plain())
-    damage(model[1][0].weight.data)
-    graph = fold_batchnorm(ModelGraph.trace(model, INPUTS))
+    graph = traced("plain")
+    damage(graph.tensor("1.0.weight"))
+    graph = fold_batchnorm(graph)
     student = quantize(graph, target=ONNXRUNTIME, run=Run(), weights=bits, rounding=rounding)
     on_grid(student, rounded=not isinstance(rounding, Nearest))
     assert bool(student(sample(graph)).isfinite().all())
@@ -300,7 +301,7 @@ def test_a_grouped_transpose_has_one_scale_and_a_plain_one_a_scale_per_output():
 
 
 def test_a_shared_weight_has_one_grid_and_obeys_every_path():
-    graph = fold_batchnorm(ModelGraph.trace(*ZOO["shared_layer"]()))
+    graph = fold_batchnorm(traced("shared_layer"))
     student = quantize(graph, target=ONNXRUNTIME, run=Run(), weights=4, keep_float=["head"])
     nodes = weight_nodes(student)
     assert sum(layer.weight == "shared.weight" for layer in student.layers) == 2
@@ -318,7 +319,7 @@ def test_gptq_loses_less_than_nearest_under_its_own_covariance():
     from datafree.graph.fields import fields_of
     from datafree.graph.readers import reader_of
 
-    graph = fold_batchnorm(ModelGraph.trace(*ZOO["residual"]()))
+    graph = fold_batchnorm(traced("residual"))
     losses = {}
     for name, rounding in {"nearest": Nearest(ranges=MinMax()), "gptq": GPTQ(shrink=1.0, mean=0.0)}.items():
         student, total = quantize(graph, target=ONNXRUNTIME, run=Run(), weights=3, rounding=rounding), 0.0

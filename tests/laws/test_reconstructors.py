@@ -10,15 +10,11 @@ from datafree.quantize import Nearest, quantize
 from datafree.reconstruct import CATALOGUE
 from datafree.run import Run, room
 from datafree.spec import TARGETS, Refusal
-from zoo import ZOO
+from zoo_graphs import traced
 
 BLOCKWISE = ("adaround", "brecq", "qdrop", "genie_m")
 NETWORKS = ("residual", "depthwise", "concat", "tiny_vit")
 SETTINGS = {"steps": 40, "batch": 8, "rounding": 0.2}
-
-
-def traced(name: str) -> ModelGraph:
-    return ModelGraph.trace(*ZOO[name]())
 
 
 def images(graph: ModelGraph, count: int = 24) -> torch.Tensor:

@@ -21,16 +21,19 @@ from datafree.synthesize import CATALOGUE, DEFAULT, Synthesizer, synthesize
 from datafree.synthesize.patches import patch_nodes
 from datafree.synthesize.psaq import PSAQ, patch_entropy
 from zoo import ZOO
+from zoo_graphs import spread, traced
 
 WITHOUT_STATISTICS = ("no_batchnorm", "tiny_vit")
 READ_STATISTICS = sorted(set(CATALOGUE) - {"gaussian", "psaq"})
 WITH_STATISTICS = sorted(set(ZOO) - set(WITHOUT_STATISTICS))
+PATCHED = ("residual", "split", "squeeze_excite", "flatten_head", "transposed_conv", *WITHOUT_STATISTICS)
+"""Networks that differ in where they keep patches: tokens, maps of one size and of several, a head that flattens."""
 COUNT = 6
 
 
 @cache
 def teacher(name: str) -> ModelGraph:
-    return ModelGraph.trace(*ZOO[name]())
+    return traced(name)
 
 
 def small(name: str, **changes: object) -> Synthesizer:
@@ -48,7 +51,12 @@ def serves(method: str, network: str) -> bool:
     return method not in READ_STATISTICS or network not in WITHOUT_STATISTICS
 
 
-PAIRS = [(method, network) for method in CATALOGUE for network in ZOO if serves(method, network)]
+PAIRS = [
+    (method, network)
+    for place, method in enumerate(CATALOGUE)
+    for network in (ZOO if method == "gaussian" else spread(place, ("residual", *WITHOUT_STATISTICS), 4))
+    if serves(method, network)
+]
 
 
 @pytest.mark.parametrize(("method", "network"), PAIRS)
@@ -93,7 +101,14 @@ def test_batches_are_independent(method):
     assert torch.equal(together[8:], last)
 
 
-@pytest.mark.parametrize(("method", "network"), [(m, n) for m in READ_STATISTICS for n in WITH_STATISTICS])
+@pytest.mark.parametrize(
+    ("method", "network"),
+    [
+        (method, network)
+        for place, method in enumerate(READ_STATISTICS)
+        for network in spread(place, ("residual", "concat", "depthwise"), 3, WITH_STATISTICS)
+    ],
+)
 def test_statistics_are_nearer_than_those_of_noise(method, network):
     graph = teacher(network)
     noise = batch(small("gaussian"), graph)
@@ -117,7 +132,7 @@ def test_a_teacher_without_statistics_is_refused(method, network):
         batch(small(method), teacher(network))
 
 
-@pytest.mark.parametrize("network", ZOO)
+@pytest.mark.parametrize("network", PATCHED)
 def test_psaq_makes_patches_more_varied_than_those_of_noise(network):
     graph = teacher(network)
     prepared = prepare(graph, device="cpu", statistics=False, asked=patch_nodes(fold_batchnorm(graph)))

@@ -10,14 +10,10 @@ from datafree.graph import ModelGraph, channel_groups, cost, quantizers
 from datafree.graph.place import weight_nodes
 from datafree.run import Run
 from datafree.spec import Refusal
-from zoo import ZOO
+from zoo_graphs import traced
 
 QUICK = {"rounds": 3, "student_steps": 2, "batch": 8, "width": 4, "latent": 8, "compile": "never", "collapse": 0.0}
 NETWORKS = ("residual", "preactivation", "depthwise", "concat")
-
-
-def traced(name: str) -> ModelGraph:
-    return ModelGraph.trace(*ZOO[name]())
 
 
 def events(run: Run, event: str) -> list[dict]:

@@ -59,6 +59,7 @@ def exported(tmp_path_factory) -> Callable[..., Exported]:
 def answers(path: Path, x: torch.Tensor, optimised: bool = False) -> torch.Tensor:
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # of small networks; idle threads would spin beside other workers
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(["logits"], {"input": x.numpy()})[0])

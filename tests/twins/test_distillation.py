@@ -15,9 +15,9 @@ from datafree.functional.distillation import (
     softened_divergence,
     symmetric_divergence,
 )
-from datafree.graph import ModelGraph, fold_batchnorm
+from datafree.graph import fold_batchnorm
 from datafree.graph.prepared import prepare
-from zoo import ZOO
+from zoo_graphs import traced
 
 
 def logits(seed: int, images: int = 5, classes: int = 4) -> torch.Tensor:
@@ -78,7 +78,7 @@ def test_the_generator_s_loss_is_the_paper_s():
     """-KL + alpha (sum of the BatchNorms' divergences at their own inputs + instance entropy - batch entropy), on a
     teacher whose BatchNorms were folded for speed.
     """
-    teacher = ModelGraph.trace(*ZOO["preactivation"]())
+    teacher = traced("preactivation")
     x, heard = torch.randn(6, *teacher.inputs.shape, generator=torch.Generator().manual_seed(3)), logits(4, 6, 10)
     prepared = prepare(teacher, device="cpu", precision="float32")
     told, moments, _ = prepared(x)

@@ -14,7 +14,7 @@ from datafree.graph.place import insert_weight_quantizer, weight_nodes
 from datafree.graph.whole_student import WholeStudent
 from datafree.nn import LearnedRounding, LearnedStep, Quantizer
 from datafree.spec import QParams, Refusal, Scheme
-from zoo import ZOO
+from zoo_graphs import traced
 
 BINARY = Scheme(bits=1, signed=True, symmetric=True)
 
@@ -26,7 +26,7 @@ def grid(scale: Tensor) -> QParams:
 
 def binary(name: str, *, per_channel: bool = False) -> ModelGraph:
     """Every weight but the first layer's and the last one's as -s or +s."""
-    graph = ModelGraph.trace(*ZOO[name]())
+    graph = traced(name)
     inner = {layer.weight: layer for layer in graph.layers if layer not in (graph.layers[0], graph.layers[-1])}
     for layer in inner.values():
         weight = graph.tensor(layer.weight)
@@ -113,7 +113,7 @@ def test_a_binary_weight_costs_one_bit():
     found = cost(graph)
     assert [layer.bits for layer in found.layers] == [32, *[1] * (len(found.layers) - 2), 32]
     signs = sum(layer.parameters for layer in found.layers[1:-1])
-    assert cost(ModelGraph.trace(*ZOO["residual"]())).bytes - found.bytes == signs * 4 - math.ceil(signs / 8)
+    assert cost(traced("residual")).bytes - found.bytes == signs * 4 - math.ceil(signs / 8)
 
 
 def test_training_keeps_binary_weights_binary():

@@ -11,6 +11,7 @@ from datafree.quantize import Nearest, quantize
 from datafree.run import Run
 from datafree.spec import TARGETS, Refusal
 from zoo import INPUTS, ZOO, conv_bn, randomise
+from zoo_graphs import traced
 
 
 def images(graph: ModelGraph, count: int) -> Tensor:
@@ -25,7 +26,7 @@ def through(graph: ModelGraph, chain, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_the_chain_is_the_network(name):
-    graph = fold_batchnorm(ModelGraph.trace(*ZOO[name]()))
+    graph = fold_batchnorm(traced(name))
     chain, x = blocks(graph), images(graph, 3)
     assert torch.equal(through(graph, chain, x), graph(x))
     assert [block.input for block in chain[1:]] == [block.output for block in chain[:-1]]
@@ -35,7 +36,7 @@ def test_the_chain_is_the_network(name):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_same_cut_serves_a_quantized_student(target):
-    graph = fold_batchnorm(ModelGraph.trace(*ZOO["residual"]()))
+    graph = fold_batchnorm(traced("residual"))
     student = quantize(graph, target=TARGETS[target], run=Run(), weights=4, activations=4, rounding=Nearest())
     x = images(graph, 3)
     assert torch.equal(through(student, blocks(graph), x), student(x))

@@ -8,7 +8,7 @@ import torch
 from datafree.api import compress
 from datafree.cli.options import budget_from
 from datafree.export import export_onnx
-from datafree.graph import ModelGraph, cost
+from datafree.graph import cost
 from datafree.graph.doors import open_model
 from datafree.recipes.closed_form import ClosedForm
 from datafree.run import Run
@@ -16,6 +16,7 @@ from datafree.search import fit
 from datafree.search.bits import least_loss
 from datafree.spec import Budget, Refusal
 from zoo import ZOO
+from zoo_graphs import traced
 
 LADDER = (0.0, 0.5)
 ALL = frozenset({"ratio", "multiple", "layer_bits"})
@@ -28,7 +29,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def plain():
-    return ModelGraph.trace(*ZOO["plain"]())
+    return traced("plain")
 
 
 def never(files):

@@ -23,13 +23,14 @@ from datafree.graph import (
 from datafree.graph.arguments import bind, op_name, rebind
 from datafree.graph.wires import components
 from datafree.spec import InputSpec, Refusal
-from zoo import ZOO, Head, conv, conv_bn, randomise
+from zoo import Head, conv, conv_bn, randomise
+from zoo_graphs import traced
 
 SMALL = InputSpec(shape=(3, 8, 8))
 
 
 def trace(name: str) -> ModelGraph:
-    return ModelGraph.trace(*ZOO[name]())
+    return traced(name)
 
 
 def groups_of(graph: ModelGraph) -> dict[str, ChannelGroup]:

@@ -22,6 +22,7 @@ from datafree.graph.whole_student import WholeStudent
 from datafree.run import Run
 from datafree.spec import InputSpec
 from zoo import ZOO, Head, conv_bn, randomise
+from zoo_graphs import traced
 
 
 def chance(seed: int = 0) -> torch.Generator:
@@ -102,7 +103,7 @@ def test_the_pool_is_a_ring():
 
 
 def test_statistics_with_momentum_are_a_running_mean():
-    teacher = ModelGraph.trace(*ZOO["plain"]())
+    teacher = traced("plain")
     settings = Adversarial(batch=4, latent=8, width=4, momentum=0.75, precision="float32")
     table = Table(teacher, teacher, settings, Knowledge(settings), Run())
     expected = None
@@ -129,7 +130,7 @@ def test_a_module_that_cannot_be_compiled_runs_as_it_is(monkeypatch):
 
 
 def test_only_long_games_are_compiled():
-    teacher = ModelGraph.trace(*ZOO["plain"]())
+    teacher = traced("plain")
     assert not pays(teacher, teacher, Adversarial(rounds=10), "cpu", float("inf"))
     assert pays(teacher, teacher, Adversarial(rounds=10**7), "cpu", float("inf"))
     assert not pays(teacher, teacher, Adversarial(rounds=10**7), "cpu", 60.0)

@@ -8,12 +8,12 @@ from datafree.functional import rounding as single
 from datafree.functional.affine import fake_quantize
 from datafree.functional.lags import Lags, power_law
 from datafree.functional.patches import channel_patches, coverage, patch_covariance, taps_of
-from datafree.graph import ModelGraph, fold_batchnorm
+from datafree.graph import fold_batchnorm
 from datafree.graph.fields import fields_of
 from datafree.graph.readers import grouped_reader_of
 from datafree.quantize import GPTQ, Nearest
 from datafree.spec import Scheme
-from zoo import ZOO
+from zoo_graphs import traced
 
 SCHEME = Scheme(bits=3, signed=True, granularity="channel")
 
@@ -69,7 +69,7 @@ def test_a_channels_patch_is_its_block_of_the_whole(separable):
 
 @pytest.mark.parametrize("name", ["depthwise", "inverted_residual", "grouped"])
 def test_grouped_layers_are_rounded_for_what_they_read(name):
-    graph = fold_batchnorm(ModelGraph.trace(*ZOO[name]()))
+    graph = fold_batchnorm(traced(name))
     layers = [layer for layer in graph.layers if layer.groups > 1]
     assert layers
     for layer in layers:

@@ -13,13 +13,14 @@ from datafree.graph.means import propagate_means
 from datafree.graph.operators import kind
 from datafree.spec import InputSpec
 from zoo import ZOO
+from zoo_graphs import traced
 
 
 @pytest.fixture(scope="module", params=ZOO)
 def graph(request) -> ModelGraph:
-    traced = ModelGraph.trace(*ZOO[request.param]())
-    traced.module.meta["name"] = request.param
-    return traced
+    found = traced(request.param)
+    found.module.meta["name"] = request.param
+    return found
 
 
 def test_every_activation_is_told_with_as_many_channels_as_it_has(graph):
@@ -91,7 +92,7 @@ def test_rules_equal_monte_carlo():
 
 
 def test_a_batchnorm_behind_a_concat_tells_of_its_parts():
-    found = propagate_means(ModelGraph.trace(*ZOO["concat"]()))
+    found = propagate_means(traced("concat"))
     assert found  # the part before the concat is checked on a network of our own
 
     class Dense(nn.Module):

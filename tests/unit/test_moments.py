@@ -10,7 +10,7 @@ from datafree.functional.moments import image_moments, mean_and_std
 from datafree.graph import ModelGraph
 from datafree.graph.watch import watched
 from datafree.spec import InputSpec
-from zoo import ZOO
+from zoo_graphs import traced
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5, 6), (3, 4, 7), (5, 4), (2, 3, 1, 1)])
@@ -61,7 +61,7 @@ def double(x):
 
 @pytest.mark.parametrize("name", ["residual", "tiny_vit", "split"])
 def test_watched_nodes_answer_beside_the_output(name):
-    graph = ModelGraph.trace(*ZOO[name]())
+    graph = traced(name)
     x = torch.randn(2, *graph.inputs.shape)
     asked = [node.name for node in graph.module.graph.nodes if node.op == "call_function" and "conv" in node.name][:2]
     asked += [node.name for node in graph.module.graph.nodes if "linear" in node.name][:1]
@@ -84,6 +84,6 @@ def test_watched_values_are_those_before_an_operator_writes_over_them():
 
 
 def test_a_name_that_is_no_node_is_refused():
-    graph = ModelGraph.trace(*ZOO["plain"]())
+    graph = traced("plain")
     with pytest.raises(ValueError, match="nowhere"):
         watched(graph, {"nowhere": double})

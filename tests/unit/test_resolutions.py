@@ -2,13 +2,9 @@
 
 import pytest
 
-from datafree.graph import ModelGraph, channel_groups, fold_batchnorm, remove_channels
+from datafree.graph import channel_groups, fold_batchnorm, remove_channels
 from datafree.graph.resolutions import before_downsampling, same_resolutions
-from zoo import ZOO
-
-
-def traced(name: str) -> ModelGraph:
-    return ModelGraph.trace(*ZOO[name]())
+from zoo_graphs import traced
 
 
 def test_the_last_value_of_each_size_is_found():

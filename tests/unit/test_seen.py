@@ -11,7 +11,7 @@ from datafree.graph.means import propagate_means
 from datafree.graph.operators import kind
 from datafree.graph.seen import distances, pictures, quantiles
 from datafree.spec import InputSpec
-from zoo import ZOO
+from zoo_graphs import traced
 
 
 def deep(layers: int = 10) -> ModelGraph:
@@ -28,7 +28,7 @@ def deep(layers: int = 10) -> ModelGraph:
 @pytest.mark.parametrize("name", ["plain", "residual", "preactivation", "depthwise", "concat"])
 @pytest.mark.parametrize("folded", [False, True])
 def test_a_network_with_batchnorms_is_carried_by_rules_alone(name, folded):
-    graph = ModelGraph.trace(*ZOO[name]())
+    graph = traced(name)
     graph = fold_batchnorm(graph) if folded else graph
     assert not any(marginal.seen for marginal in propagate_means(graph).values())
 
@@ -71,7 +71,7 @@ def test_fields_have_the_variances_that_were_seen():
 
 
 def test_what_no_rule_covers_is_looked_at():
-    graph = fold_batchnorm(ModelGraph.trace(*ZOO["transposed_conv"]()))  # it has a PReLU
+    graph = fold_batchnorm(traced("transposed_conv"))  # it has a PReLU
     shapes = graph.shapes()
     untold = [n for n in graph.nodes.values() if kind(n) == "other" and len(shapes.get(n.name, ())) == 4]
     assert untold
@@ -81,13 +81,13 @@ def test_what_no_rule_covers_is_looked_at():
 
 
 def test_attention_is_looked_at():
-    found = propagate_means(ModelGraph.trace(*ZOO["tiny_vit"]()))
+    found = propagate_means(traced("tiny_vit"))
     assert any(marginal.seen for marginal in found.values())
     assert all(bool(marginal.values.isfinite().all()) for marginal in found.values())
 
 
 def test_distances_count_layers_since_something_was_known():
-    graph = ModelGraph.trace(*ZOO["plain"]())
+    graph = traced("plain")
     found = distances(graph, known_gaussians(graph))
     assert max(found[norm.node] for norm in graph.batchnorms) == 0
     (head,) = (layer for layer in graph.layers if layer.kind == "linear")

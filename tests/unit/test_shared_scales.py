@@ -7,14 +7,11 @@ from torch import nn
 from datafree.graph import ModelGraph, channel_groups, remove_channels, silence_channels
 from datafree.graph.shared_scales import SCALES, share_scales
 from datafree.spec import InputSpec, Refusal
-from zoo import INPUTS, ZOO, Head, PreActivation, conv, conv_bn
+from zoo import INPUTS, Head, PreActivation, conv, conv_bn
+from zoo_graphs import traced
 
 SERVED = ["plain", "residual", "pad_shortcut", "preactivation", "depthwise", "inverted_residual", "grouped", "concat",
           "split", "shuffle", "squeeze_excite", "flatten_head", "shared_layer", "gated_linear"]  # fmt: skip
-
-
-def traced(name: str) -> ModelGraph:
-    return ModelGraph.trace(*ZOO[name]())
 
 
 def sample(graph: ModelGraph) -> torch.Tensor:
@@ -48,7 +45,7 @@ def test_a_scale_of_zero_kills_its_channel_exactly(name):
 
 
 def test_a_pre_activation_network_shares_as_the_paper_says():
-    shared = share_scales(ModelGraph.trace(*ZOO["preactivation"]()))
+    shared = share_scales(traced("preactivation"))
     place = {norm.norm.path: norm.place.tolist() for norm in shared.norms}
     assert place["bn3"] == place["bn5"], "block inputs of one residual stream share"
     assert len({tuple(place[name]) for name in ("bn1", "bn2", "bn3", "bn4")}) == 4, "inner ones have their own"

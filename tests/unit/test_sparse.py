@@ -9,11 +9,11 @@ from datafree.export import export_sparse, load_sparse, read_sparse
 from datafree.graph import ModelGraph
 from datafree.run import Run
 from datafree.spec import Refusal
-from zoo import ZOO
+from zoo_graphs import traced
 
 
 def thinned(name: str, kept: float = 0.1) -> ModelGraph:
-    graph, draw = ModelGraph.trace(*ZOO[name]()), torch.Generator().manual_seed(0)
+    graph, draw = traced(name), torch.Generator().manual_seed(0)
     for layer in graph.layers[:-1]:
         weight = graph.tensor(layer.weight)
         graph.set_tensor(layer.weight, weight * (torch.rand(weight.shape, generator=draw) < kept))
@@ -32,7 +32,7 @@ def test_what_is_written_is_read_to_the_bit(name, tmp_path):
     assert facts["bytes"] == (tmp_path / "a.safetensors").stat().st_size < facts["dense_bytes"]
     assert run.ledger.entries[-1]["event"] == "sparse"
     x = torch.randn(2, *graph.inputs.shape)
-    again = load_sparse(tmp_path / "a.safetensors", ModelGraph.trace(*ZOO[name]()))
+    again = load_sparse(tmp_path / "a.safetensors", traced(name))
     assert torch.equal(again(x), graph(x))
 
 
@@ -53,7 +53,7 @@ def test_the_layout_is_the_one_others_read(tmp_path):
 
 
 def test_a_dense_network_stays_dense(tmp_path):
-    facts = export_sparse(ModelGraph.trace(*ZOO["plain"]()), tmp_path / "a.safetensors")
+    facts = export_sparse(traced("plain"), tmp_path / "a.safetensors")
     assert facts["sparse"] == 0
     assert facts["kept"] == 100.0
 
@@ -62,7 +62,7 @@ def test_damage_and_strangers_are_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     export_sparse(thinned("residual"), path)
     with pytest.raises(Refusal, match="does not fit"):
-        load_sparse(path, ModelGraph.trace(*ZOO["plain"]()))
+        load_sparse(path, traced("plain"))
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(bytes(data))

@@ -25,6 +25,7 @@ from datafree.synthesize.patches import draw_pairs, patch_nodes, similarity_entr
 from datafree.synthesize.targets import draw_targets, hardness_weighted
 from datafree.synthesize.views import flipped, jittered, pasted, random_box, total_variation
 from zoo import INPUTS, ZOO
+from zoo_graphs import traced
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -70,18 +71,18 @@ def test_folding_leaves_the_loss_as_it_was(name):
 
 
 def test_pre_activation_networks_have_both_kinds():
-    graph = fold_batchnorm(ModelGraph.trace(*ZOO["preactivation"]()))
+    graph = fold_batchnorm(traced("preactivation"))
     kinds = {target.node in graph.anchors for target in known_statistics(graph)}
     assert kinds == {True, False}
 
 
 def test_no_statistics_is_a_refusal():
     with pytest.raises(Refusal, match="psaq"):
-        known_statistics(ModelGraph.trace(*ZOO["no_batchnorm"]()))
+        known_statistics(traced("no_batchnorm"))
 
 
 def test_a_canvas_holds_pixels_in_bounds_and_features_anywhere():
-    graph = ModelGraph.trace(*ZOO["plain"]())
+    graph = traced("plain")
     raw = InputSpec(shape=(3, 16, 16), std=(1 / 255,))
     canvas = Canvas.of([ModelGraph(graph.module, raw)], raw, "cpu")
     for drawn in (canvas.noise(8, seeded()), canvas.pink(8, seeded())):
@@ -105,12 +106,12 @@ def test_values_outside_find_back_and_none_is_pushed_further():
 
 
 def test_pink_noise_is_smooth_and_white_noise_is_not():
-    canvas = Canvas.of([ModelGraph.trace(*ZOO["plain"]())], INPUTS, "cpu")
+    canvas = Canvas.of([traced("plain")], INPUTS, "cpu")
     assert float(total_variation(canvas.pink(16, seeded()))) < 0.5 * float(total_variation(canvas.noise(16, seeded())))
 
 
 def test_descent_finds_a_reachable_target_and_stops_at_the_bounds():
-    canvas = Canvas.of([ModelGraph.trace(*ZOO["plain"]())], INPUTS, "cpu")
+    canvas = Canvas.of([traced("plain")], INPUTS, "cpu")
     inside = canvas.clamp(canvas.centre + torch.randn(2, 3, 16, 16, generator=seeded()) * canvas.unit)
     start = canvas.noise(2, seeded(1))
     found = descend_pixels(lambda x, _: (x - inside).square().sum(), start, canvas, steps=200, rate=0.1)
@@ -123,7 +124,7 @@ def test_descent_finds_a_reachable_target_and_stops_at_the_bounds():
 @pytest.mark.parametrize("size", [(16, 16), (7, 10)])
 def test_descent_on_the_spectrum_starts_where_it_is_told_and_finds_the_target(exponent, size):
     inputs = InputSpec(shape=(3, *size), mean=(0.5,), std=(0.25,))
-    canvas = Canvas.of([ModelGraph(ModelGraph.trace(*ZOO["plain"]()).module, inputs)], inputs, "cpu")
+    canvas = Canvas.of([ModelGraph(traced("plain").module, inputs)], inputs, "cpu")
     start, wanted = canvas.pink(2, seeded()), canvas.clamp(0.5 * canvas.pink(2, seeded(1)))
     seen: list[Tensor] = []
 
@@ -202,10 +203,10 @@ def test_pairs_are_of_different_places_and_bounded():
 
 
 def test_patches_are_read_where_the_network_keeps_them():
-    vit = ModelGraph.trace(*ZOO["tiny_vit"]())
+    vit = traced("tiny_vit")
     assert len(patch_nodes(vit)) == 1
     assert "attention" in next(iter(patch_nodes(vit)))
-    plain = fold_batchnorm(ModelGraph.trace(*ZOO["plain"]()))
+    plain = fold_batchnorm(traced("plain"))
     shapes = plain.shapes()
     assert {shapes[node][2:] for node in patch_nodes(plain)} == {(16, 16), (8, 8)}
     graph = ModelGraph.trace(nn.Sequential(nn.Flatten(), nn.Linear(768, 10)).eval(), INPUTS)
@@ -233,7 +234,7 @@ def test_swing_shifts_by_at_most_one_and_reflects():
 
 
 def test_a_prepared_teacher_tells_what_the_teacher_tells():
-    graph = ModelGraph.trace(*ZOO["residual"]())
+    graph = traced("residual")
     x = torch.randn(8, *graph.inputs.shape, generator=seeded())
     prepared = prepare(graph, device="cpu", precision="float32")
     output, moments, others = prepared(x)
@@ -247,7 +248,7 @@ def test_a_prepared_teacher_tells_what_the_teacher_tells():
 
 
 def test_bfloat16_keeps_batchnorms_exact_and_nearly_the_same_loss():
-    graph = ModelGraph.trace(*ZOO["preactivation"]())
+    graph = traced("preactivation")
     x = torch.randn(16, *graph.inputs.shape, generator=seeded())
     exact, fast = (prepare(graph, device="cpu", precision=p) for p in ("float32", "bfloat16"))
     kept = [tensor.dtype for name, tensor in fast.module.state_dict().items() if "running" in name]
@@ -267,7 +268,7 @@ def test_class_targets_need_a_vector_of_classes():
     graph = ModelGraph.trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval(), INPUTS)
     with pytest.raises(Refusal, match="moment_matching"):
         classes_of(graph)
-    assert classes_of(ModelGraph.trace(*ZOO["plain"]())) == 10
+    assert classes_of(traced("plain")) == 10
 
 
 def test_a_staff_has_one_teacher_of_each_course():

@@ -18,12 +18,12 @@ from datafree.spec import InputSpec, Refusal
 from datafree.synthesize import synthesize
 from datafree.synthesize.synthesize import Batches
 from dots import Dots
-from zoo import ZOO
+from zoo_graphs import traced
 
 
 @pytest.fixture(scope="module")
 def teachers() -> list[ModelGraph]:
-    return [ModelGraph.trace(*ZOO[name]()) for name in ("plain", "residual")]
+    return [traced(name) for name in ("plain", "residual")]
 
 
 class Counted(Dots):

@@ -17,14 +17,14 @@ from datafree.reconstruct.qat import QAT
 from datafree.reconstruct.reestimate import Reestimate
 from datafree.run import Run
 from datafree.spec import InputSpec, Refusal
-from zoo import ZOO
+from zoo_graphs import traced
 
 NETWORKS = ("plain", "residual", "depthwise", "concat", "flatten_head", "no_batchnorm", "inverted_residual", "tiny_vit")
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def teacher(request) -> ModelGraph:
-    return ModelGraph.trace(*ZOO[request.param]())
+    return traced(request.param)
 
 
 def images(graph: ModelGraph, count: int = 24) -> torch.Tensor:
@@ -68,7 +68,7 @@ def test_training_helps_and_touches_no_one_else(teacher):
 
 
 def test_what_does_not_help_is_undone():
-    teacher = ModelGraph.trace(*ZOO["residual"]())
+    teacher = traced("residual")
     student, run = rounded(teacher), Run()
     same = short(rate=1e4, steps=3).reconstruct(student, teacher, images(teacher), run)
     assert any("undone" in entry.get("text", "") for entry in run.ledger.entries)
@@ -77,7 +77,7 @@ def test_what_does_not_help_is_undone():
 
 
 def test_pruned_students_without_quantizers_train_too():
-    teacher = ModelGraph.trace(*ZOO["residual"]())
+    teacher = traced("residual")
     student = prune(teacher, ratio=0.4, criterion=L1(), run=Run(), scope="all")
     run = Run()
     short(steps=40).reconstruct(student, teacher, images(teacher, 64), run)
@@ -86,7 +86,7 @@ def test_pruned_students_without_quantizers_train_too():
 
 
 def test_an_interrupted_training_ends_where_a_whole_one_does(tmp_path, monkeypatch):
-    teacher = ModelGraph.trace(*ZOO["residual"]())
+    teacher = traced("residual")
     student, x = rounded(teacher), images(teacher)
     whole = short(steps=12).reconstruct(student, teacher, x, Run())
     monkeypatch.setattr(schedule, "_KEEP_SECONDS", 0.0)
@@ -122,7 +122,7 @@ def test_an_interrupted_training_ends_where_a_whole_one_does(tmp_path, monkeypat
 
 
 def test_features_are_compared_at_every_interior_cut():
-    teacher = fold_batchnorm(ModelGraph.trace(*ZOO["residual"]()))
+    teacher = fold_batchnorm(traced("residual"))
     lessons = Lessons(rounded(teacher), teacher, images(teacher), short(), Run())
     assert lessons.cuts == [block.output for block in blocks(teacher)[:-1]]
     assert len(lessons.held) == 3
@@ -130,7 +130,7 @@ def test_features_are_compared_at_every_interior_cut():
 
 
 def test_bad_images_are_told_by_their_shape():
-    teacher = ModelGraph.trace(*ZOO["residual"]())
+    teacher = traced("residual")
     with pytest.raises(ValueError, match="images must be"):
         QAT().reconstruct(teacher, teacher, torch.zeros(8, 1, 2, 2), Run())
 
@@ -146,7 +146,7 @@ def test_views_keep_shape_and_range(pixels):
 
 
 def test_reestimated_statistics_restore_a_damaged_network():
-    teacher = ModelGraph.trace(*ZOO["residual"]())
+    teacher = traced("residual")
     x = images(teacher, 64)
     damaged = teacher.copy()
     first, last = damaged.batchnorms[0], damaged.batchnorms[-1]
@@ -163,7 +163,7 @@ def test_reestimated_statistics_restore_a_damaged_network():
 @pytest.mark.parametrize("scope", ["inner", "all"])
 @pytest.mark.parametrize("name", ["residual", "concat", "flatten_head", "inverted_residual", "no_batchnorm"])
 def test_thinned_layers_are_solved_anew(name, scope):
-    teacher = ModelGraph.trace(*ZOO[name]())
+    teacher = traced(name)
     student = prune(teacher, ratio=0.3, criterion=L1(), run=Run(), scope=scope)
     x, run = images(teacher, 64), Run()
     repaired = ChannelPruning(samples=40).reconstruct(student, teacher, x, run)
@@ -176,7 +176,7 @@ def test_thinned_layers_are_solved_anew(name, scope):
 
 def test_solving_anew_is_least_squares():
     """A linear teacher whose removed inputs the kept ones determine: the student then answers alike."""
-    teacher = ModelGraph.trace(*ZOO["plain"]())
+    teacher = traced("plain")
     same = ChannelPruning().reconstruct(teacher, teacher, images(teacher, 32), Run())
     assert torch.allclose(same(images(teacher, 4)), teacher(images(teacher, 4)), atol=1e-4)
     with pytest.raises(Refusal, match="grids"):

@@ -11,7 +11,7 @@ import numpy as np
 
 from datafree.spec import Refusal
 
-_FEWEST = 5
+_FEWEST, _MOST = 5, 1000
 
 
 def measure_latency(
@@ -22,7 +22,8 @@ def measure_latency(
     threads: int | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Time files against each other in one process, one call of each in turn, until `seconds` are over.
+    """Time files against each other in one process, one call of each in turn, until `seconds` are over or each was
+    called a thousand times.
 
     paths: file by name, as in {"teacher": ..., "student": ...}
     batch: inputs per call; threads: of the runtime, None for one per core
@@ -47,7 +48,9 @@ def measure_latency(
         call()
     times: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or min(map(len, times.values())) < _FEWEST:
+    for done in range(_MOST):
+        if done >= _FEWEST and time.perf_counter() >= end:
+            break
         for name, call in calls.items():
             start = time.perf_counter()
             call()
