@@ -267,6 +267,6 @@ def _randomise(model: nn.Module, shape: Shape) -> None:
     for module in norms:
         module.momentum = 1.0
     with torch.no_grad():
-        model.train()(torch.randn(16, *shape))
+        model.train()(torch.randn(16, *shape).clamp(-2, 2))  # the bounds of pixels, as normalised here
     for module in norms:
         module.momentum = 0.1

@@ -139,7 +139,7 @@ def _compress(graph: ModelGraph, asked: dict[str, Any], seed: int) -> ModelGraph
 
 
 def _judge(graph: ModelGraph, student: ModelGraph, asked: dict[str, Any], seed: int) -> float | None:
-    x = torch.randn(64, *graph.inputs.shape, generator=torch.Generator().manual_seed(seed + 1))
+    x = torch.randn(64, *graph.inputs.shape, generator=torch.Generator().manual_seed(seed + 1)).clamp(-2, 2)
     found, wanted = student(x), graph(x)
     if found.shape != wanted.shape or not bool(found.isfinite().all()):
         raise Wrong("the student's answers are of another shape, or not finite")

@@ -17,8 +17,8 @@ from datafree.spec import InputSpec, Refusal
 class Dataset:
     """Pictures and their labels.
 
-    pictures: an array, or files decoded when asked for; `pictures[i]` is uint8 [H, W, C] or [H, W], or ready floating
-        [C, H, W]
+    pictures: an array, or files decoded when asked for; `pictures[i]` is uint8 or uint16 [H, W, C] or [H, W], or ready
+        floating [C, H, W]
     labels: int64 [N]
     """
 
