@@ -76,7 +76,7 @@ def settings(seed: int) -> dict[str, Any]:
     }
 
 
-def check(seed: int, folder: Path, *, files: bool = True) -> float | None:
+def check(seed: int, folder: Path | None, *, files: bool = True) -> float | None:
     """Everything on one network; decibels kept, where bits are many and channels all there.
 
     Raises Wrong, or the Refusal that ended it.
@@ -91,7 +91,7 @@ def check(seed: int, folder: Path, *, files: bool = True) -> float | None:
         asked = settings(seed)
         student = _compress(graph, asked, seed)
         found = _judge(graph, student, asked, seed)
-        if files:
+        if files and folder is not None:
             _files(student, TARGETS[asked["target"]], folder, seed)
     return found
 
