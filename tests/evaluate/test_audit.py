@@ -53,6 +53,11 @@ def test_copies_are_found_whatever_their_contrast():
     assert shapes["close"] > 0.6
     assert shapes["control"]["p_value"] < 1e-6
     assert all(pair["image"] == pair["probe"] for pair in pixels["nearest"])
+    fewer = audit([images], INPUTS, probe=probe, most=60)
+    assert fewer["probe"]["images"] == 60
+    copied = [pair for pair in fewer["spaces"]["pixels"]["nearest"] if pair["distance"] < 1e-6]
+    assert copied
+    assert all(pair["image"] == pair["probe"] for pair in copied)
     assert all(row["least"] < 0.01 for row in found["classes"]["rows"])
 
 

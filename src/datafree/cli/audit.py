@@ -59,7 +59,7 @@ def audit(
     from datafree.pack import open_pack
 
     pack = open_pack(folder)
-    real = [None if name is None else open_dataset(name).sample(limit) for name in (probe, control)]
+    real = [None if name is None else open_dataset(name) for name in (probe, control)]
     network = None
     if model is not None:
         network = eat(open_model(model, checkpoint=checkpoint, inputs=pack.inputs), pack.inputs)
@@ -67,9 +67,13 @@ def audit(
         raise Refusal("--checkpoint belongs to a model", why="--model is missing", remedy="add --model")
     try:
         classes = pack.logits().argmax(1)
-    except Refusal:  # a teacher without logits tells no classes
-        classes = None
-    found = look(pack.batches(256), pack.inputs, classes=classes, probe=real[0], control=real[1], network=network)
+    except Refusal as refusal:
+        if "no soft labels" not in refusal.what:  # damaged
+            raise
+        classes = None  # a teacher without logits tells no classes
+    found = look(
+        pack.batches(256), pack.inputs, classes=classes, probe=real[0], control=real[1], network=network, most=limit
+    )
     told = {"pack": {key: pack.about.get(key) for key in _SOURCES}, **found}
     if out is not None:
         from datafree.run import write_atomic

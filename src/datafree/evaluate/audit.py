@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +40,7 @@ def audit(
     probe: Dataset | None = None,
     control: Dataset | None = None,
     network: ModelGraph | None = None,
+    most: int = 4096,
 ) -> dict[str, Any]:
     """Look for copies among synthetic images, and for real images that they come near to.
 
@@ -46,6 +48,7 @@ def audit(
     classes: what the teacher takes each for, int64 [N]
     probe: real images to look for; control: real images the network cannot have seen
     network: adds distances between what its last layer reads
+    most: images of the probe and of the control that are looked at, drawn at random where there are more
 
     Returns plain data; docs/privacy.md says what each key means. Raises Refusal when sets are too small, or do not fit.
     """
@@ -60,6 +63,8 @@ def audit(
         if control is not None:
             raise Refusal("a control is of no use alone", why="nothing is compared with it", remedy="add --probe")
         return found
+    drawn = np.sort(np.random.default_rng(0).permutation(len(probe))[:most])
+    probe, control = probe.take(drawn), None if control is None else control.sample(most)
     labels = torch.from_numpy(probe.labels)
     theirs = {name: spaces(_images(held, inputs, name), network) for name, held in _given(probe, control).items()}
     found["probe"] = {"name": probe.name, "images": len(probe), "classes": int(labels.unique().numel())}
@@ -69,6 +74,8 @@ def audit(
         name: _space(name, points, theirs["probe"][name], theirs.get("control", {}).get(name), inputs)
         for name, points in own.items()
     }
+    for pair in [pair for space in found["spaces"].values() for pair in space["nearest"]]:
+        pair["probe"] = int(drawn[pair["probe"]])  # its place in the set as the user has it
     if classes is not None:
         space = "features" if network is not None else "shapes"
         found["classes"] = {"space": space, "rows": _by_class(own[space], theirs["probe"][space], classes, labels)}
