@@ -34,7 +34,7 @@ def plain_attention():
     ],
 )
 def test_a_random_network_is_served_whole(seed, files, tmp_path):
-    check(seed, tmp_path, files=files)
+    check(seed, tmp_path if files else None)
 
 
 def test_a_seed_is_a_network():
@@ -54,7 +54,7 @@ def test_what_goes_wrong_is_counted(monkeypatch):
 
     monkeypatch.setattr(random_networks, "remove_channels", others)
     with pytest.raises(Wrong, match="removed channels differ"):
-        check(0, None, files=False)
+        check(0)
 
     def refused(graph, gone):
         raise Refusal("it", why="no rule for conv_1 [3]", remedy="another")
