@@ -182,10 +182,13 @@ def test_pictures_that_are_none(tmp_path):
         read(open_dataset(tmp_path))
 
 
-def test_pictures_of_sixteen_bits_are_refused(tmp_path):
+def test_pictures_of_sixteen_bits_keep_them(tmp_path):
     (tmp_path / "0").mkdir()
-    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "0" / "a.png")
-    with pytest.raises(Refusal, match="8 bits"):
+    grey = np.array([[0, 1, 256, 65535]] * 4, np.uint16)
+    Image.fromarray(grey).save(tmp_path / "0" / "a.png")
+    assert np.array_equal(open_dataset(tmp_path).pictures[0][..., 0], grey)
+    Image.fromarray(np.zeros((4, 4), np.int32)).save(tmp_path / "0" / "a.tif")
+    with pytest.raises(Refusal, match="8 or 16 bits"):
         read(open_dataset(tmp_path))
 
 

@@ -77,3 +77,24 @@ def test_ready_features_are_taken_as_they_are():
 def test_what_does_not_fit_is_refused(picture, spec, said):
     with pytest.raises(Refusal, match=said):
         prepare(picture, spec)
+
+
+@pytest.mark.parametrize("inputs", [InputSpec(shape=(3, 9, 7), mean=(0.5,), std=(0.25,)),
+                                    InputSpec(shape=(1, 9, 7), mean=(0.5,), std=(0.25,)),
+                                    InputSpec(shape=(3, 20, 24))])  # fmt: skip
+def test_sixteen_bits_tell_what_eight_do_and_more(inputs):
+    eight = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    sixteen = eight.astype(np.uint16) * 257  # the same shades
+    difference = (prepare(sixteen, inputs) - prepare(eight, inputs)).abs().max()
+    assert float(difference) < 1.01 / 255 / min(inputs.std)  # 8 bits are rounded when resized and when made grey
+    finer = sixteen.copy()
+    finer[0, 0] ^= 1
+    if inputs.shape == (3, 9, 7):
+        assert not torch.equal(prepare(finer, inputs), prepare(sixteen, inputs))
+
+
+def test_multispectral_pictures_are_read_as_they_lie():
+    inputs = InputSpec(shape=(7, 6, 5), mean=tuple(0.1 * c for c in range(7)), std=(0.5,))
+    picture = np.random.default_rng(0).integers(0, 65536, (6, 5, 7), np.uint16)
+    wanted = (torch.from_numpy(picture.astype(np.float64) / 65535) - torch.arange(7) * 0.1) / 0.5
+    assert torch.allclose(prepare(picture, inputs).double(), wanted.permute(2, 0, 1), atol=1e-6)

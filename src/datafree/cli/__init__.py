@@ -8,6 +8,7 @@ import sys
 import typer
 
 from datafree.cli import failure
+from datafree.cli.audit import audit
 from datafree.cli.compress import compress, demo
 from datafree.cli.distill import distill
 from datafree.cli.doctor import doctor
@@ -29,6 +30,7 @@ for function, name in (
     (synthesize, "synthesize"),
     (distill, "distill"),
     (evaluate, "evaluate"),
+    (audit, "audit"),
     (report, "report"),
     (export, "export"),
     (doctor, "doctor"),

@@ -17,8 +17,8 @@ from datafree.spec import InputSpec, Refusal
 class Dataset:
     """Pictures and their labels.
 
-    pictures: an array, or files decoded when asked for; `pictures[i]` is uint8 [H, W, C] or [H, W], or ready floating
-        [C, H, W]
+    pictures: an array, or files decoded when asked for; `pictures[i]` is uint8 or uint16 [H, W, C] or [H, W], or ready
+        floating [C, H, W]
     labels: int64 [N]
     """
 
@@ -43,7 +43,10 @@ class Dataset:
 
     def sample(self, count: int, seed: int = 0) -> Dataset:
         """`count` pictures drawn without replacement; all of them when there are no more."""
-        chosen = np.random.default_rng(seed).permutation(len(self))[:count]
+        return self.take(np.random.default_rng(seed).permutation(len(self))[:count])
+
+    def take(self, chosen: np.ndarray) -> Dataset:
+        """The pictures at these places, in this order. chosen: int64 [n]"""
         pictures = self.pictures[chosen] if isinstance(self.pictures, np.ndarray) else _Chosen(self.pictures, chosen)
         return Dataset(self.name, pictures, self.labels[chosen])
 

@@ -40,7 +40,7 @@ _NPZ_NAMES = (("images", "labels"), ("test_images", "test_labels"), ("x_test", "
 def open_dataset(path: str | Path) -> Dataset:
     """Open a test set.
 
-    path: `.npz` with `images` and `labels` (also `test_images`, `test_labels`; `x_test`, `y_test`): uint8
+    path: `.npz` with `images` and `labels` (also `test_images`, `test_labels`; `x_test`, `y_test`): uint8 or uint16
         [N, H, W, C] or [N, H, W], or floating [N, C, H, W] already normalised; a folder, or a tar of one, with
         `labels.csv` (columns `file`, `label`) or one subfolder per class, numbered in the order of their names; or
         `bundled:digits`, pictures the bundled network was not trained on
@@ -97,7 +97,7 @@ def open_npz(path: Path, names: tuple[str, str] | None = None) -> Dataset:
         raise Refusal(
             f"{path} cannot be used",
             why=f"its images have shape {list(images.shape)}",
-            remedy="store images as uint8 [N, H, W, C] or float32 [N, C, H, W]",
+            remedy="store images as uint8 or uint16 [N, H, W, C], or float32 [N, C, H, W]",
         )
     return Dataset(path.name, images, labels.astype(np.int64))
 
@@ -235,7 +235,7 @@ def _read_table(path: Path, table: bytes, pictures: set[str]) -> list[tuple[str,
 
 @dataclass(frozen=True)
 class Photographs(Sequence):
-    """Encoded pictures, decoded when asked for: uint8 [H, W, 1] for grey ones, else [H, W, 3]."""
+    """Encoded pictures, decoded when asked for: [H, W, 1] for grey ones, uint8 or uint16; else uint8 [H, W, 3]."""
 
     names: Sequence[str]
     readers: Sequence[Callable[[], bytes]]
@@ -248,9 +248,10 @@ class Photographs(Sequence):
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(io.BytesIO(self.readers[i]()), formats=_FORMATS) as image:
-                    if image.mode.startswith(("I", "F")):
-                        raise ValueError(f"its pixels are not of 8 bits (mode {image.mode})")
-                    pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
+                    if image.mode in ("I", "F"):
+                        raise ValueError(f"its pixels are not of 8 or 16 bits (mode {image.mode})")
+                    kept = image.mode == "L" or image.mode.startswith("I;16")
+                    pixels = np.asarray(image if kept else image.convert("RGB"))
         except Exception as error:  # every decoder has its own kinds
             raise _broken(Path(self.names[i]), error) from error
         return pixels[..., None] if pixels.ndim == 2 else pixels

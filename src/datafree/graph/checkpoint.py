@@ -126,7 +126,8 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
             why="; ".join(faults),
             remedy="name the architecture the weights were saved from",
         )
-    model.load_state_dict(dict(state), strict=False)  # strict was done above, but for the counters
+    empty = any(tensor.is_meta for tensor in wanted.values())  # copying into a tensor without numbers does nothing
+    model.load_state_dict(dict(state), strict=False, assign=empty)  # strict was done above, but for the counters
 
 
 def _few(names: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import sys
@@ -138,9 +139,16 @@ def from_module(
     card: Card | None = None,
     name: str = "",
 ) -> ModelGraph:
-    """A module as a graph; `card` is what its publisher says it eats. Only a checkpoint changes the module."""
+    """A module as a graph; `card` is what its publisher says it eats. Only a checkpoint changes the module.
+
+    Weights of fewer or more bits than float32 (half precision, bfloat16, float64) are taken as float32, in a copy: what
+    runtimes compute with, and what inputs come in.
+    """
     if checkpoint is not None:
         fill(module, read_checkpoint(checkpoint), str(checkpoint))
+    held = [*module.parameters(), *module.buffers()]
+    if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in held):
+        module = copy.deepcopy(module).float()
     return _with_classes(ModelGraph.trace(module, _inputs(name or type(module).__name__, card or {}, inputs)))
 
 

@@ -120,7 +120,8 @@ def look(graph: ModelGraph, axes: Mapping[str, int], images: Tensor | None = Non
 
     axes: node name -> dimension of its value that carries the channels; images: [N, C, H, W], normalised
 
-    Values that are no floating-point tensors with such a dimension are left out, and so are those that are not finite.
+    Values that are no floating-point tensors with such a dimension behind the batch are left out, and so are those that
+    are not finite.
     """
     if images is not None:
         return _look(graph, axes, images)
@@ -138,7 +139,8 @@ def _look(graph: ModelGraph, axes: Mapping[str, int], images: Tensor) -> dict[st
     with torch.no_grad():
         for chunk in chunks:
             for (name, axis), value in zip(axes.items(), module(chunk.to(device))[1]):
-                if isinstance(value, Tensor) and value.is_floating_point() and 0 < axis < value.ndim:
+                whole = isinstance(value, Tensor) and value.is_floating_point() and 0 < axis < value.ndim
+                if whole and value.shape[0] == len(chunk):  # a stack of two values has its batch elsewhere
                     rows = value.movedim(axis, 0).flatten(1).cpu()
                     tallies.setdefault(name, _Tally(axis)).add(rows, max(1, _KEPT // len(chunks)))
     found = {name: tally.marginal() for name, tally in tallies.items()}

@@ -18,7 +18,8 @@ _KEPT_META = ("nn_module_stack", "val")
 def export_flat(model: nn.Module, inputs: InputSpec) -> fx.GraphModule:
     """Flat, inference-mode graph with a dynamic batch.
 
-    Raises Refusal when the model cannot be exported, takes several inputs, or holds NaN or infinite weights.
+    Raises Refusal when the model cannot be exported, takes several inputs, holds NaN or infinite weights, or none at
+    all (on the meta device).
     """
     refuse_broken_weights(model)
     model = copy.deepcopy(model).eval()
@@ -76,13 +77,25 @@ def flatten(program: torch.export.ExportedProgram) -> fx.GraphModule:
 
 
 def refuse_broken_weights(model: nn.Module) -> None:
-    """NaN or infinite weights cannot be compressed: every closed form would spread them."""
+    """NaN or infinite weights cannot be compressed: every closed form would spread them. Nor can variances below 0."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            raise Refusal(
+                f"{name} holds no values",
+                why="it lies on the meta device, where tensors have shapes and no numbers",
+                remedy="give --checkpoint, or load the weights before the model is opened",
+            )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise Refusal(
                 f"{name} holds values that are not finite",
                 why=f"{int((~torch.isfinite(tensor)).sum())} of its {tensor.numel()} numbers are NaN or infinite",
                 remedy="use a checkpoint from before training diverged",
+            )
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise Refusal(
+                f"{name} holds variances below zero",
+                why=f"the least is {float(tensor.min()):.1e}, and its square root is taken",
+                remedy="use a checkpoint whose BatchNorm statistics are whole",
             )
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not bool(parameter.float().square().sum().isfinite()):

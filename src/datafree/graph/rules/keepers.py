@@ -12,12 +12,14 @@ from datafree.graph.rules.mixers import keep_axes, ride
 from datafree.graph.wires import Axes, Wiring
 
 
-def pool(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes:
+def pool(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes | list[Axes]:
     """Pools and resizes run over everything after the channels. [N, C, ...]"""
     source = next(iter(args.values()))
     axes, ndim = wiring.of(source), len(wiring.shape(source))
     keep_axes(wiring, axes, range(2, ndim), f"{op_name(node)} runs over it")
-    return {dim: wires for dim, wires in axes.items() if dim < 2}
+    passed = {dim: wires for dim, wires in axes.items() if dim < 2}
+    values = wiring.values[node.name]
+    return [passed] * len(values) if isinstance(values, tuple) else passed  # adaptive max pools give places too
 
 
 def batch_norm(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes:

@@ -138,6 +138,18 @@ def rigid(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Any:
     return move(wiring, node, args)
 
 
+def channel_shuffle(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes:
+    """The operator written out: channels are permuted, and removal replaces it by a gather when some are gone."""
+    source = next(iter(args.values()))
+    axes = dict(wiring.of(source))
+    if 1 in axes:
+        moved = run_on(wiring, node, numbered(axes[1].numel(), wiring.shape(source), 1))
+        permutation = along(moved, 1)
+        wiring.shuffles[node.name] = Shuffle(source.name, 1, permutation)
+        axes[1] = axes[1][permutation]
+    return axes
+
+
 def index(wiring: Wiring, node: fx.Node, args: dict[str, Any]) -> Axes:
     """x[index, ...]: indexed dimensions keep their length."""
     axes = wiring.of(args["self"])
@@ -232,8 +244,9 @@ _MOVERS = (
 
 RULES = {
     **dict.fromkeys(_MOVERS, move),
-    **dict.fromkeys(("slice", "unbind", "roll", "tensor_split", "channel_shuffle", "narrow"), rigid),
+    **dict.fromkeys(("slice", "unbind", "roll", "tensor_split", "narrow"), rigid),
     "select": move,
+    **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), channel_shuffle),
     "index": index,
     "index_select": gather,
     **dict.fromkeys(("cat", "concat"), concat),
