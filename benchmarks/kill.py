@@ -27,8 +27,9 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ KINDS = ["kill"] * 9 + ["moment"] * 3 + ["interrupt"] * 3 + ["terminate"] * 2 + 
 _CODES = {"kill": -9, "moment": -9, "write": -25, "interrupt": 130, "terminate": 130, "full": 2, "disk": 2}
 _DISK = 32 * 2**20
 _MORE = 1.6  # resumed commands have fewer events left than whole ones: some faults never strike
+_SLICE = 12
 Row = dict[str, Any]
 
 
@@ -214,14 +216,20 @@ def small_disk(place: Path) -> Path | None:
     return place
 
 
-def _work(jobs: list[tuple[Job, int]], asked: argparse.Namespace, root: Path, until: float) -> int:
+def _slices(job: Job, points: int) -> list[tuple[Job, int, int]]:
+    """A job's points in parts that several workers may take: how many, and the number of the first folder."""
+    parts = -(-points // _SLICE)
+    return [(job, points * (part + 1) // parts - points * part // parts, 100 * part) for part in range(parts)]
+
+
+def _work(jobs: list[tuple[Job, int, int]], asked: argparse.Namespace, root: Path, until: float) -> int:
     """Kill these jobs one after the other. Returns how many kills went wrong."""
     tally: Counter[str] = Counter()
     disk = small_disk(root / "disk")
-    for place, (job, points) in enumerate(jobs):
+    for place, (job, points, first) in enumerate(jobs):
         home = root / str(place)
         home.mkdir()
-        for rows in kills(job, points, asked.seed, asked.first, home, disk):
+        for rows in kills(job, points, asked.seed, asked.first + first, home, disk):
             if not asked.dry:
                 _write(rows)
             tally["kills"] += len(rows)
@@ -263,13 +271,14 @@ def main() -> int:
     only = [name.strip() for name in asked.only.split(",")]
     chosen = [job for job in JOBS if any(name in job.name for name in only)]
     total = sum(job.points for job in chosen)
-    jobs = [(job, max(1, round(asked.points * job.points / total))) for job in chosen]
+    jobs = [slice_ for job in chosen for slice_ in _slices(job, max(1, round(asked.points * job.points / total)))]
     SOURCE.update(provenance())
     if not asked.dry and not RESULTS.exists():
         RESULTS.write_text(",".join([*HEAD, *COLUMNS]) + "\n", encoding="utf-8")
     until, children, codes = time.monotonic() + 60 * asked.minutes, [], []
     with tempfile.TemporaryDirectory(prefix="datafree-kill-") as name:
-        warm(chosen, Path(name) / "warm")
+        if any(job.command[0] != "synthesize" for job in chosen):  # these need little that is slow to import
+            warm(Path(name) / "warm")
         for worker in range(min(asked.workers, len(jobs))):
             child = os.fork()
             if not child:
@@ -278,26 +287,25 @@ def main() -> int:
                     root = Path(name) / f"worker{worker}"
                     root.mkdir()
                     code = min(1, _work(jobs[worker :: asked.workers], asked, root, until))
+                except Exception:
+                    traceback.print_exc()
                 finally:
                     sys.stdout.flush()
+                    sys.stderr.flush()
                     os._exit(code)
             children.append(child)
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     return max(codes)
 
 
-def warm(jobs: Iterable[Job], folder: Path) -> None:
-    """Import what commands import, once for all that are forked: one job of each kind is done here."""
+def warm(folder: Path) -> None:
+    """Import what commands import, once for all that are forked. Nothing is learned here: PyTorch forks no process that
+    has computed a gradient.
+    """
     folder.mkdir()
-    kinds = {job.command[0]: job for job in jobs}
     with hurried(), open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-        for job in kinds.values():
-            for arguments in (*job.start, job.command):
-                code = command([part.format(out=folder / "run") for part in arguments])
-                if code:
-                    raise RuntimeError(f"{job.name} ends with {code}")
-            shutil.rmtree(folder)
-            folder.mkdir()
+        if code := command([part.format(out=folder) for part in JOBS[0].command]):
+            raise RuntimeError(f"{JOBS[0].name} ends with {code}")
 
 
 if __name__ == "__main__":

@@ -142,20 +142,13 @@ def test_the_state_before_is_never_replaced_by_a_damaged_one(tmp_path):
 
 
 def test_what_killed_writers_left_is_swept(tmp_path):
-    for name in (
-        ".student.0123abcd.pt2",
-        ".settings.0123abcd.yaml",
-        ".x.0123abcd",
-        ".datafree-tmp-x",
-        ".hidden",
-        "a.pt2",
-    ):
+    for name in (".datafree-tmp-01234567-student.pt2", ".datafree-tmp-x", ".hidden", ".a.01234567.pt2", "a.pt2"):
         (tmp_path / name).touch()
     (tmp_path / ".datafree-tmp-folder").mkdir()
     sweep(tmp_path, older=3600)
-    assert len(list(tmp_path.iterdir())) == 7, "others may be writing"
+    assert len(list(tmp_path.iterdir())) == 6, "others may be writing"
     sweep(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "a.pt2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.01234567.pt2", ".hidden", "a.pt2"]
 
 
 def test_a_written_file_is_on_disk_with_its_name(tmp_path, monkeypatch):

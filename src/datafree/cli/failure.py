@@ -137,7 +137,11 @@ def _say(what: str, why: str, remedy: str, code: int, *, as_json: bool) -> int:
 
 def _write_traceback(error: BaseException) -> str:
     text = "".join(traceback.format_exception(error))
-    handle, name = tempfile.mkstemp(prefix="datafree-", suffix=".txt")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
+    try:
+        handle, name = tempfile.mkstemp(prefix="datafree-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:  # a full disk
+        print(text, file=sys.stderr)
+        return "what stands above"
     return name

@@ -21,7 +21,7 @@ from datafree.export.qdq import Emitter
 from datafree.export.stored import as_stored
 from datafree.graph import ModelGraph
 from datafree.run import Run, write_atomic
-from datafree.run.atomic import TEMPORARY, make_folder, not_written
+from datafree.run.atomic import ABANDONED, TEMPORARY, make_folder, not_written, sweep
 from datafree.run.replaced import take_over
 from datafree.spec import Refusal, Target
 from datafree.spec.target import ONNXRUNTIME
@@ -134,6 +134,7 @@ def _anonymous(model: ir.Model) -> None:
 
 def _write(model: ir.Model, path: Path, largest: int) -> None:
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    sweep(path.parent, older=ABANDONED)
     data, large = _data_of(path), size > largest
     if not large and not data.exists():
         with write_atomic(path) as temporary:

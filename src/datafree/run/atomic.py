@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import secrets
 import shutil
 import time
@@ -18,7 +17,8 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What the system says when a disk, or a share of one, is full."""
 TEMPORARY = ".datafree-tmp-"
 """How names of files and folders begin that are there for a moment only."""
-_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}(\.[^.]+)?|" + re.escape(TEMPORARY) + ".+")
+ABANDONED = 3600.0
+"""Seconds after which what is still there has lost its writer."""
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def write_atomic(path: str | Path) -> Iterator[Path]:
     """
     final = Path(path)
     # The suffix stays the last one: writers that look at it (images, archives) must still recognise theirs.
-    temporary = final.with_name(f".{final.stem}.{secrets.token_hex(4)}{final.suffix}")
+    temporary = final.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{final.name}")
     try:
         make_folder(final.parent)
         yield temporary
@@ -71,7 +71,7 @@ def sweep(folder: Path, *, older: float = 0.0) -> None:
     """
     with suppress(OSError):
         for path in list(folder.iterdir()):
-            if _UNFINISHED.fullmatch(path.name) and time.time() - path.lstat().st_mtime >= older:
+            if path.name.startswith(TEMPORARY) and time.time() - path.lstat().st_mtime >= older:
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path, ignore_errors=True)
                 else:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from datafree.run.atomic import make_folder, sweep, write_atomic
+from datafree.run.atomic import ABANDONED, make_folder, sweep, write_atomic
 from datafree.run.ledger import read_ledger
 from datafree.run.replaced import NEXT, settle, take_over
 from datafree.run.shards import FOLDER as IMAGES
@@ -37,8 +37,6 @@ RECONSTRUCTED, TRAINED, DISTILLED = "reconstructed", "trained", "distilled"
 has two, its last state and the one before."""
 SCALARS = "tensorboard"
 """Where the ledger's figures lie as events for TensorBoard, when they are asked for."""
-_ABANDONED = 3600.0
-"""Seconds after which a temporary file that is still there has lost its writer."""
 
 
 def check_folder(folder: Path, *, force: bool = False) -> None:
@@ -133,7 +131,7 @@ def join_folder(folder: Path, settings: str, *, goes_on: Callable[[str], bool], 
     if earlier.exists() and not force and not goes_on(_text(earlier)):
         _refuse_other_settings(folder)
     for part in (folder, folder / IMAGES):
-        sweep(part, older=_ABANDONED)
+        sweep(part, older=ABANDONED)
     _write_settings(folder, settings)
 
 
