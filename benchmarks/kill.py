@@ -47,7 +47,7 @@ from datafree.run.folder import workplace
 RESULTS = Path(__file__).parent / "results" / "kill.csv"
 HEAD = ["command", "signal", "moment", "stage", "doing", "torn", "kill", "kills", "exit", "wrong", "seed", "number"]
 KINDS = ["kill"] * 9 + ["moment"] * 3 + ["interrupt"] * 3 + ["terminate"] * 2 + ["write"] * 3 + ["full"] * 2
-_CODES = {"kill": -9, "moment": -9, "write": -25, "interrupt": 130, "terminate": 130, "full": 2, "disk": 2}
+_CODES = {"kill": -9, "moment": -14, "write": -25, "interrupt": 130, "terminate": 130, "full": 2, "disk": 2}
 _DISK = 32 * 2**20
 _MORE = 1.6  # resumed commands have fewer events left than whole ones: some faults never strike
 _SLICE = 12
@@ -200,7 +200,6 @@ def kills(job: Job, points: int, seed: int, first: int, root: Path, disk: Path |
     while done < points and number < first + _MORE * points + 3:
         rows = bench.tried(seed, number)
         done, number = done + len(rows), number + 1
-        kill_faults.reap()
         yield rows
 
 

@@ -8,7 +8,6 @@ so that the next write beyond it is cut in its midst: by death, or by the error 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import resource
 import signal
@@ -29,7 +28,7 @@ HANGS = 300.0
 class Fault:
     """kind: `kill`, `interrupt`, `terminate` (signals at event `at`), `write` (death within a write), `full` (no file
     may grow beyond `room` bytes, as if the disk were full), `disk` (nothing: the disk itself has no room), `moment`
-    (SIGKILL after `seconds`)
+    (after `seconds`, by SIGALRM, which ends a process as SIGKILL does)
     """
 
     kind: str
@@ -48,8 +47,8 @@ class Fault:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended. code: its exit code, or minus the signal; events: what it did to files, in order, the
-    first `strike` of them before the fault; said: its stderr and stdout
+    """How a command ended. code: its exit code, or minus the signal; events: what it did to files, in order, the last
+    one about to be done where a fault struck; said: its stderr and stdout
     """
 
     code: int
@@ -108,6 +107,7 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str], home:
             os.dup2(say, 2)
             sys.argv = ["datafree", *arguments[:1]]  # paths are this run's own: what is written must not name them
             gc.freeze()
+            signal.setitimer(signal.ITIMER_REAL, fault.seconds if fault and fault.kind == "moment" else HANGS)
             hook = _Hook(home, fault, tell)
             sys.addaudithook(hook)
             _watch_flushes(hook)
@@ -120,8 +120,6 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str], home:
         os._exit(code)
     os.close(tell)
     os.close(say)
-    patience = fault.seconds if fault is not None and fault.kind == "moment" else HANGS
-    _kill_after(child, patience, hear)
     with os.fdopen(hear, encoding="utf-8") as events, os.fdopen(said, encoding="utf-8", errors="replace") as text:
         told, words = tuple(events.read().splitlines()), text.read()
     _, status = os.waitpid(child, 0)
@@ -136,42 +134,3 @@ def _watch_flushes(hook: _Hook) -> None:
         real(handle)
 
     os.fsync = fsync
-
-
-def _kill_after(child: int, seconds: float, hear: int) -> None:
-    """Kill the child when it is not done in time. A second process waits: this one must listen meanwhile."""
-    watcher = os.fork()
-    if watcher:
-        _WATCHERS.append(watcher)
-        return
-    try:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            time.sleep(min(0.02, max(0.0, end - time.monotonic())))
-            if not _alive(child):
-                os._exit(0)
-        os.kill(child, signal.SIGKILL)
-    finally:
-        os._exit(0)
-
-
-_WATCHERS: list[int] = []
-
-
-def reap() -> None:
-    """Wait for the watchers: no process of ours is left."""
-    while _WATCHERS:
-        os.waitpid(_WATCHERS.pop(), 0)
-
-
-def _alive(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def last_json(text: str) -> Any:
-    """The document at the end of what a command said."""
-    return json.loads(text[text.index("{") :])
