@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from datafree.cli import failure
 from datafree.run import Run, claim_folder, read_ledger, write_atomic
 from datafree.run.atomic import sweep
-from datafree.run.folder import finish, workplace
+from datafree.run.folder import finish, states_in, workplace
 from datafree.run.kept import last_state, write_state
 from datafree.run.replaced import NEXT, settle, take_over
 from datafree.run.shards import write_shard
@@ -147,7 +148,12 @@ def test_what_killed_writers_left_is_swept(tmp_path):
     (tmp_path / ".datafree-tmp-folder").mkdir()
     sweep(tmp_path, older=3600)
     assert len(list(tmp_path.iterdir())) == 6, "others may be writing"
+    hidden = tmp_path / "trained" / ".datafree-tmp-01234567-a.safetensors"
+    hidden.parent.mkdir()
+    hidden.touch()
+    assert states_in(tmp_path) == [], "what was not written to its end is no state"
     sweep(tmp_path)
+    shutil.rmtree(hidden.parent)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".a.01234567.pt2", ".hidden", "a.pt2"]
 
 

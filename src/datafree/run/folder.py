@@ -137,7 +137,7 @@ def join_folder(folder: Path, settings: str, *, goes_on: Callable[[str], bool], 
 
 def states_in(folder: Path) -> list[Path]:
     """What repairs, trainings and games have kept in a folder, and events for TensorBoard."""
-    kept = [(name, "*.safetensors") for name in (RECONSTRUCTED, TRAINED, DISTILLED)]
+    kept = [(name, "[!.]*.safetensors") for name in (RECONSTRUCTED, TRAINED, DISTILLED)]
     return [path for name, files in [*kept, (SCALARS, "events.out.tfevents.*")] for path in (folder / name).glob(files)]
 
 
