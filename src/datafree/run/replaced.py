@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from datafree.run.atomic import flush_folder, not_written, write_atomic
+from datafree.run.atomic import TEMPORARY, flush_folder, not_written, write_atomic
 
 NEXT = ".datafree-next"
 """Where a run works whose folder still holds an earlier, finished one."""
@@ -29,7 +29,7 @@ def take_over(place: Path, home: Path, *, gone: Sequence[Path] = ()) -> None:
 
     Raises Refusal when the disk is full or cannot be written: then nothing has changed.
     """
-    files = [path for path in sorted(place.rglob("*")) if path.is_file()]
+    files = [path for path in sorted(place.rglob("*")) if path.is_file() and not path.name.startswith(TEMPORARY)]
     listed = {
         "come": [path.relative_to(place).as_posix() for path in files],
         "gone": [path.as_posix() for path in gone],
