@@ -228,19 +228,21 @@ def _work(jobs: list[tuple[Job, int, int]], asked: argparse.Namespace, root: Pat
     for place, (job, points, first) in enumerate(jobs):
         home = root / str(place)
         home.mkdir()
-        for rows in kills(job, points, asked.seed, asked.first + first, home, disk):
-            if not asked.dry:
-                _write(rows)
-            tally["kills"] += len(rows)
-            for row in rows:
-                if row["wrong"]:
+        try:
+            for rows in kills(job, points, asked.seed, asked.first + first, home, disk):
+                if not asked.dry:
+                    _write(rows)
+                tally["kills"] += len(rows)
+                for row in (row for row in rows if row["wrong"]):
                     tally["wrong"] += 1
-                    print(
-                        f"{job.name} {row['number']}: {row['signal']} {row['moment']} ({row['doing']}): {row['wrong']}"
-                    )
-            if time.monotonic() > until:
-                break
-        shutil.rmtree(home)
+                    how = f"{row['signal']} {row['moment']} ({row['doing']})"
+                    print(f"{job.name} {row['number']}: {how}: {row['wrong']}", flush=True)
+                if time.monotonic() > until:
+                    break
+        except Exception:  # the others are killed all the same
+            traceback.print_exc()
+            tally["wrong"] += 1
+        shutil.rmtree(home, ignore_errors=True)
         print(f"{job.name}: {tally['kills']} kills, {tally['wrong']} went wrong", flush=True)
         tally.subtract(kills=tally["kills"])
     return tally["wrong"]
@@ -286,8 +288,6 @@ def main() -> int:
                     root = Path(name) / f"worker{worker}"
                     root.mkdir()
                     code = min(1, _work(jobs[worker :: asked.workers], asked, root, until))
-                except Exception:
-                    traceback.print_exc()
                 finally:
                     sys.stdout.flush()
                     sys.stderr.flush()

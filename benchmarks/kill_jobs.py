@@ -72,22 +72,22 @@ _DIGITS = str(test_set_path("digits"))
 _EXPORT = ("export", "{out}/student.pt2", "--out", "{out}/exported.onnx")
 
 JOBS = (
-    Job("compress closed_form", _compress("--prune", "0.3"), 20),
-    Job("compress closed_form, again", _compress(), 10, (_compress(),)),
-    Job("compress closed_form, over another", _compress("--weights", "4", "--force"), 20, (_compress(),)),
-    Job("compress --size", _compress("--size", "9kB"), 6),
-    Job("compress best", _compress("--recipe", "best", "--prune", "0.3", *_IMAGES, *_BEST), 24),
-    Job("compress zeroq", _compress("--recipe", "zeroq", *_IMAGES), 10),
-    Job("compress genie", _compress("--recipe", "genie", *_IMAGES, *_settings(reconstructor__steps=4)), 10),
-    Job("compress mixmix", _compress("--recipe", "mixmix", *_IMAGES, *_settings(reconstructor__steps=4)), 10),
-    Job("distill choi2020", (*_GAME, *_settings(warm_up=4)), 15),
-    Job("distill zhu2020", (*_GAME, "--method", "zhu2020"), 15),
-    Job("synthesize", (*_PACK, "--count", "20"), 50),
-    Job("synthesize, a larger pack", (*_PACK, "--count", "20"), 40, ((*_PACK, "--count", "8"),)),
-    Job("export", _EXPORT, 10, (_compress(), ("export", *MODEL, "--out", "{out}/exported.onnx"))),
-    Job("export, weights beside", _EXPORT, 15, (_compress(), ("export", *MODEL, "--out", "{out}/exported.onnx")), True),
-    Job("evaluate", ("evaluate", "{out}", "--data", _DIGITS, "--quiet", "--limit", "64"), 25, (_compress(),)),
-    Job("report", ("report", "{out}"), 20, (_compress(),)),
+    Job("compress closed_form", _compress("--prune", "0.3"), 8),
+    Job("compress closed_form, again", _compress(), 4, (_compress(),)),
+    Job("compress closed_form, over another", _compress("--weights", "4", "--force"), 8, (_compress(),)),
+    Job("compress --size", _compress("--size", "9kB"), 3),
+    Job("compress best", _compress("--recipe", "best", "--prune", "0.3", *_IMAGES, *_BEST), 10),
+    Job("compress zeroq", _compress("--recipe", "zeroq", *_IMAGES), 4),
+    Job("compress genie", _compress("--recipe", "genie", *_IMAGES, *_settings(reconstructor__steps=4)), 4),
+    Job("compress mixmix", _compress("--recipe", "mixmix", *_IMAGES, *_settings(reconstructor__steps=4)), 4),
+    Job("distill choi2020", (*_GAME, *_settings(warm_up=4)), 8),
+    Job("distill zhu2020", (*_GAME, "--method", "zhu2020"), 8),
+    Job("synthesize", (*_PACK, "--count", "20"), 80),
+    Job("synthesize, a larger pack", (*_PACK, "--count", "20"), 80, ((*_PACK, "--count", "8"),)),
+    Job("export", _EXPORT, 14, (_compress(), ("export", *MODEL, "--out", "{out}/exported.onnx"))),
+    Job("export, weights beside", _EXPORT, 20, (_compress(), ("export", *MODEL, "--out", "{out}/exported.onnx")), True),
+    Job("evaluate", ("evaluate", "{out}", "--data", _DIGITS, "--quiet", "--limit", "64"), 35, (_compress(),)),
+    Job("report", ("report", "{out}"), 40, (_compress(),)),
 )
 
 
