@@ -30,6 +30,7 @@ from datafree.recipes.request import Request
 from datafree.recipes.settings import build, choose, describe, to_yaml
 from datafree.report import figures
 from datafree.run import Run, check_folder, claim_folder
+from datafree.run.folder import workplace
 from datafree.run.ranks import Ranks
 from datafree.spec import TARGETS, Budget, InputSpec, Refusal, name_of
 
@@ -156,9 +157,10 @@ def carry_out(
         if ranks.first:
             claim_folder(Path(folder), to_yaml(resolved), force=force)
         ranks.agree(0.0)  # nobody looks for kept states before an earlier run's are gone
-        run.keep_in(Path(folder), "ledger.jsonl" if ranks.first else f"ledger.{ranks.rank}.jsonl")
+        place = workplace(Path(folder))
+        run.keep_in(place, "ledger.jsonl" if ranks.first else f"ledger.{ranks.rank}.jsonl")
         if scalars and ranks.first:
-            follow(run, Path(folder))
+            follow(run, place)
     with refusals_noted(run):
         made: ModelGraph = recipe.compress(teacher, teacher.inputs, run, **handed)
         if pack is not None and not any(entry["event"] == "handed" for entry in run.ledger.entries):

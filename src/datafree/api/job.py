@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,4 +78,5 @@ class refusals_noted:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, Refusal):
-            self.run.log("refused", what=error.what, why=error.why, remedy=error.remedy)
+            with suppress(Refusal):  # of a full disk, where the ledger finds no room either
+                self.run.log("refused", what=error.what, why=error.why, remedy=error.remedy)

@@ -17,6 +17,7 @@ from datafree.graph import ModelGraph, quantizers
 from datafree.recipes.settings import to_yaml
 from datafree.report import figures, summarize, write_report
 from datafree.run import FILES, Run, claim_folder
+from datafree.run.folder import home_of
 from datafree.spec import TARGETS
 
 FUSED = 4
@@ -56,18 +57,19 @@ class Result:
 
         Raises Refusal when the folder cannot be written, or the student cannot be exported.
         """
-        if not self.first and self.run.folder is not None:
-            return self.run.folder
-        if folder is not None and (self.run.folder is None or Path(folder) != self.run.folder):
-            claim_folder(Path(folder), to_yaml(self.settings), force=force)
-            self.run.keep_in(Path(folder))
+        home = None if self.run.folder is None else home_of(self.run.folder)
+        if not self.first and home is not None:
+            return home
+        if folder is not None and Path(folder) != home:
+            self.run.keep_in(claim_folder(Path(folder), to_yaml(self.settings), force=force))
         if self.run.folder is None:
             raise ValueError("save() needs a folder: compress() was not given one")
         with refusals_noted(self.run):
-            return _save(self, self.run.folder)
+            _save(self, self.run.folder)
+            return self.run.finish()
 
 
-def _save(result: Result, folder: Path) -> Path:
+def _save(result: Result, folder: Path) -> None:
     """Everything a run's folder holds beside its settings and ledger, in the order a user needs it."""
     from datafree.export import (  # slow to import; only saving needs it
         export_onnx,
@@ -104,7 +106,6 @@ def _save(result: Result, folder: Path) -> Path:
     }
     run.log("finish", seconds=round(time.time() - begun, 3), files=files)
     write_report(folder)
-    return folder
 
 
 def _note_sparse(run: Run, written: Mapping[str, Any]) -> None:

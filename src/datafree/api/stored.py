@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from datafree.graph import ModelGraph
+from datafree.run.replaced import settle
 from datafree.spec import Refusal
 
 FILE = "student.pt2"
@@ -21,6 +22,7 @@ def open_stored(name: str | Path, teacher: ModelGraph) -> ModelGraph:
     from datafree.export import load_pt2  # slow to import, and few jobs start from a file
 
     path = Path(name)
+    settle(path if path.is_dir() else path.parent)
     if path.is_dir():
         path = path / FILE
         if not path.is_file():

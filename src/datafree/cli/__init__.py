@@ -56,7 +56,11 @@ def _version(version: bool = typer.Option(False, "--version", help="Show the ver
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 2 bad input or refused, 1 our own fault, 130 interrupted."""
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    as_json = "--json" in arguments
+    with failure.stoppable():
+        return _run(arguments, as_json="--json" in arguments)
+
+
+def _run(arguments: list[str], *, as_json: bool) -> int:
     try:
         code = app(args=arguments, prog_name="datafree", standalone_mode=False)
         sys.stdout.flush()

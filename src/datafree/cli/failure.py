@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +14,28 @@ from pathlib import Path
 
 import datafree
 from datafree.cli.screen import emit
-from datafree.run.folder import DISTILLED, RECONSTRUCTED, TRAINED
+from datafree.run.atomic import FULL, disk_of
+from datafree.run.folder import DISTILLED, RECONSTRUCTED, TRAINED, workplace
 from datafree.run.shards import shards_in
 from datafree.spec import Refusal
 
 DONE, OUR_FAULT, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM and SIGHUP stop a command as Ctrl-C does: it cleans up and says what is kept."""
+    stops = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    mine = threading.current_thread() is threading.main_thread()
+    # One that is ignored, as under nohup, stays so.
+    before = {stop: signal.getsignal(stop) for stop in stops if mine and signal.getsignal(stop) == signal.SIG_DFL}
+    for stop in before:
+        signal.signal(stop, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for stop, handler in before.items():
+            signal.signal(stop, handler)
 
 
 class Interrupted(Exception):
@@ -44,11 +63,13 @@ def resumable(folder: Path) -> Iterator[None]:
 
 def _kept(folder: Path) -> list[str]:
     """What an interrupted job can go on with, in words."""
-    found = [
+    folder = workplace(folder)
+    states = {name: list(folder.glob(f"{name}/[!.]*.safetensors")) for name in (RECONSTRUCTED, TRAINED, DISTILLED)}
+    found = [  # of trainings and games there are two states
         (len(shards_in(folder)), "batch", "batches", " of images"),
-        (len(list(folder.glob(f"{RECONSTRUCTED}/*.safetensors"))), "block", "blocks", ""),
-        (len(list(folder.glob(f"{TRAINED}/*.safetensors"))), "training", "trainings", ""),
-        (len({path.name[:12] for path in folder.glob(f"{DISTILLED}/*.safetensors")}), "game", "games", ""),
+        (len(states[RECONSTRUCTED]), "block", "blocks", ""),
+        (len({path.name[:12] for path in states[TRAINED]}), "training", "trainings", ""),
+        (len({path.name[:12] for path in states[DISTILLED]}), "game", "games", ""),
     ]
     return [f"{count} {one if count == 1 else many}{rest}" for count, one, many, rest in found if count]
 
@@ -58,7 +79,9 @@ def explain(error: BaseException, *, as_json: bool) -> int:
     if isinstance(error, Interrupted):
         return _say("interrupted", error.kept, "run the same command again to go on", INTERRUPTED, as_json=as_json)
     if isinstance(error, KeyboardInterrupt):
-        return _say("interrupted", "", "", INTERRUPTED, as_json=as_json)
+        return _say(
+            "interrupted", "no file is half written", "run the same command again", INTERRUPTED, as_json=as_json
+        )
     if isinstance(error, Refusal):
         return _say(error.what, error.why, error.remedy, REFUSED, as_json=as_json)
     if isinstance(error, ValueError) and _is_ours(error):
@@ -67,6 +90,11 @@ def explain(error: BaseException, *, as_json: bool) -> int:
         return _say(
             "the job needs more memory", "none is left", "choose a smaller network or machine", REFUSED, as_json=as_json
         )
+    if isinstance(error, OSError) and error.errno in FULL:
+        disk = disk_of(Path(error.filename or tempfile.gettempdir()))
+        why = f"{error.strerror} (the disk of {disk})"
+        what = f"{error.filename or 'a temporary file'} was not written"
+        return _say(what, why, "free space there and run the same command again", REFUSED, as_json=as_json)
     if isinstance(error, OSError) and error.filename is not None:
         return _say(
             f"{error.filename} cannot be used",
@@ -109,7 +137,11 @@ def _say(what: str, why: str, remedy: str, code: int, *, as_json: bool) -> int:
 
 def _write_traceback(error: BaseException) -> str:
     text = "".join(traceback.format_exception(error))
-    handle, name = tempfile.mkstemp(prefix="datafree-", suffix=".txt")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
+    try:
+        handle, name = tempfile.mkstemp(prefix="datafree-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:  # a full disk
+        print(text, file=sys.stderr)
+        return "what stands above"
     return name

@@ -139,8 +139,10 @@ def export(
     chosen = choose(target, TARGETS, "target")
     from datafree.export import export_onnx, load_pt2
     from datafree.graph.doors import open_model
+    from datafree.run.replaced import settle
 
     given = options.inputs_from(shape, mean, std, features) or None
+    settle(Path(model).parent)
     if model.endswith(".pt2") and given is None:  # a student knows what it eats, and its quantizers are wanted back
         graph = load_pt2(model)
     else:
@@ -188,7 +190,9 @@ def measure(folder: Path, dataset: Dataset, *, quiet: bool) -> None:
 def inputs_of(folder: Path) -> InputSpec:
     """What the networks of a run's folder eat. Raises Refusal when it holds no run."""
     from datafree.recipes.settings import from_yaml
+    from datafree.run.replaced import settle
 
+    settle(folder)
     path = folder / "settings.yaml"
     if not path.is_file():
         raise Refusal(

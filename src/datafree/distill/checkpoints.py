@@ -9,7 +9,6 @@ students, their optimizers, the pool, the judge's bank, the nearest student so f
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from datafree.graph import ModelGraph
 from datafree.graph.fingerprint import fingerprint
 from datafree.run import Run
 from datafree.run.folder import DISTILLED
-from datafree.run.kept import read_changes, write_changes
+from datafree.run.kept import last_state, write_state
 from datafree.run.ranks import Ranks
 
 _OWN = ("draws", "pool.", "average")
@@ -48,27 +47,16 @@ class Checkpoints:
                 state |= {f"{name}@{rank}": part for rank, part in enumerate(self.ranks.gather(value.detach()))}
             else:
                 state[name] = value.detach()
-        if not self.ranks.first:
-            return
-        if self.path.is_file():
-            os.replace(self.path, self._before)
-        write_changes(self.path, state, [facts], self.key)
+        if self.ranks.first:
+            write_state(self.path, state, facts, self.key)
 
     def restore(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The last whole state of this game; None where there is none."""
         if self.path is None:
             return None
-        for path in (self.path, self._before):
-            kept = read_changes(path, self.key)
-            if kept is not None:
-                tensors, (facts,) = kept
-                own = {n.partition("@")[0]: v for n, v in tensors.items() if n.endswith(f"@{self.ranks.rank}")}
-                return tensors | own, facts
-            if path.is_file() and self.ranks.first:
-                self.run.log("damaged", file=str(path.name), why="the state of a game is not whole, or of another one")
-        return None
-
-    @property
-    def _before(self) -> Path:
-        assert self.path is not None
-        return self.path.with_name(f"{self.path.stem}-before{self.path.suffix}")
+        kept = last_state(self.path, self.key, self.run, mend=self.ranks.first)
+        if kept is None:
+            return None
+        tensors, facts = kept
+        own = {n.partition("@")[0]: v for n, v in tensors.items() if n.endswith(f"@{self.ranks.rank}")}
+        return tensors | own, facts

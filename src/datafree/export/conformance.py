@@ -13,7 +13,8 @@ from typing import Any
 
 import onnx
 
-from datafree.spec import Target
+from datafree.run.atomic import disk_of
+from datafree.spec import Refusal, Target
 
 _FLOAT_LAYERS = {"Conv": "conv", "FusedConv": "conv", "ConvTranspose": "conv_transpose", "Gemm": "linear",
                  "FusedGemm": "linear", "MatMul": "matmul", "FusedMatMul": "matmul"}  # fmt: skip
@@ -53,8 +54,16 @@ def _optimised(path: Path) -> onnx.ModelProto:
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        return onnx.load(options.optimized_model_filepath, load_external_data=False)
+        try:
+            onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            return onnx.load(options.optimized_model_filepath, load_external_data=False)
+        except Exception as error:  # its own kinds, also for a full disk
+            raise Refusal(
+                f"what ONNX Runtime makes of {path.name} was not written",
+                why=" ".join(str(error).split())[:300] or type(error).__name__,
+                remedy=f"where the disk of {disk_of(Path(folder))} is full, free space there or set TMPDIR; else use "
+                "student.pt2, which holds the same network",
+            ) from error
 
 
 def _why(

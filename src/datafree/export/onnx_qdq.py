@@ -7,6 +7,7 @@ Opset 21 (the first with INT4), IR version 10, one input `input` [N, C, H, W] wi
 from __future__ import annotations
 
 import logging
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from datafree.export.qdq import Emitter
 from datafree.export.stored import as_stored
 from datafree.graph import ModelGraph
 from datafree.run import Run, write_atomic
+from datafree.run.atomic import ABANDONED, TEMPORARY, make_folder, not_written, sweep
+from datafree.run.replaced import take_over
 from datafree.spec import Refusal, Target
 from datafree.spec.target import ONNXRUNTIME
 
@@ -131,14 +134,21 @@ def _anonymous(model: ir.Model) -> None:
 
 def _write(model: ir.Model, path: Path, largest: int) -> None:
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    with write_atomic(path) as temporary:
-        if size <= largest:
+    sweep(path.parent, older=ABANDONED)
+    data, large = _data_of(path), size > largest
+    if not large and not data.exists():
+        with write_atomic(path) as temporary:
             ir.save(model, temporary)
-            return
-        # The file names its data by relative path, so the data is written under its final name first.
-        data = _data_of(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        ir.save(model, temporary, external_data=data.name, size_threshold_bytes=1024)
+        return
+    # Two files that are of no use without each other, and perhaps two earlier ones: all change at once.
+    try:
+        make_folder(path.parent)
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent, ignore_cleanup_errors=True) as name:
+            beside: dict[str, Any] = {"external_data": data.name, "size_threshold_bytes": 1024} if large else {}
+            ir.save(model, Path(name) / path.name, **beside)
+            take_over(Path(name), path.parent, gone=[] if large else [Path(data.name)])
+    except OSError as error:
+        raise not_written(path, error) from error
 
 
 def _data_of(path: Path) -> Path:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from datafree.run.replaced import settle
 from datafree.run.shards import is_shard
 from datafree.spec import InputSpec, Refusal
 
@@ -133,6 +134,7 @@ def open_pack(folder: str | Path) -> Pack:
     Raises Refusal when the folder holds none, or its `pack.json` is cut or says what cannot be.
     """
     folder = Path(folder)
+    settle(folder)
     path = folder / "pack.json"
     try:
         about = json.loads(path.read_text(encoding="utf-8"))

@@ -1,10 +1,11 @@
-"""A pack's files beside its shards: soft labels, contact sheet, and last of all `pack.json`, which makes it one."""
+"""A pack's files beside its shards: soft labels, contact sheet, and `pack.json`, which makes it one."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor
 from datafree.pack.contact_sheet import contact_sheet
 from datafree.pack.pack import FORMAT
 from datafree.run import write_atomic
+from datafree.run.atomic import TEMPORARY
+from datafree.run.replaced import take_over
 from datafree.run.shards import shards_in, write_tensors
 from datafree.spec import InputSpec
 
@@ -39,25 +42,27 @@ def write_pack(
     whole: all images that were asked for are there; shards that belong to none of them are removed then
     about: what else `pack.json` shall say
 
-    `pack.json` is written last and at once: before, the folder holds no pack, or still the old one. Raises Refusal when
-    the folder cannot be written.
+    They come into the folder at once (`run.replaced`): before, it holds no pack, or still the old one. Raises Refusal
+    when the folder cannot be written.
     """
-    labels = folder / "soft_labels.safetensors"
-    write_tensors(labels, {f"teacher_{i}": rows for i, rows in enumerate(logits) if rows is not None})
-    sheet = folder / "contact_sheet.png"
-    with write_atomic(sheet) as temporary:
-        contact_sheet(shown, inputs).save(temporary)
-    described = {
-        "format": FORMAT,
-        "images": sum(count for _, count in shards),
-        "inputs": dataclasses.asdict(inputs),
-        **about,
-        "shards": [{**_file(path, folder), "images": count} for path, count in shards],
-        "soft_labels": _file(labels, folder),
-        "contact_sheet": _file(sheet, folder),
-    }
-    with write_atomic(folder / "pack.json") as temporary:
-        temporary.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder, ignore_cleanup_errors=True) as name:
+        place = Path(name)
+        labels, sheet = place / "soft_labels.safetensors", place / "contact_sheet.png"
+        write_tensors(labels, {f"teacher_{i}": rows for i, rows in enumerate(logits) if rows is not None})
+        with write_atomic(sheet) as temporary:
+            contact_sheet(shown, inputs).save(temporary)
+        described = {
+            "format": FORMAT,
+            "images": sum(count for _, count in shards),
+            "inputs": dataclasses.asdict(inputs),
+            **about,
+            "shards": [{**_file(path, folder), "images": count} for path, count in shards],
+            "soft_labels": _file(labels, place),
+            "contact_sheet": _file(sheet, place),
+        }
+        with write_atomic(place / "pack.json") as temporary:
+            temporary.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        take_over(place, folder)
     if whole:
         for path in set(shards_in(folder)) - {path for path, _ in shards}:
             path.unlink(missing_ok=True)

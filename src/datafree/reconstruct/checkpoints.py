@@ -1,9 +1,9 @@
 """A training's state on disk: what it takes to go on as if nothing had happened.
 
 One file for each training, `trained/3f1c9a02b4de.safetensors`, named by the beginning of its key, the sha256 of
-everything its result depends on. Inside lie latent tensors, steps, the optimizer's moments, the generator, and how many
-steps were taken. It is written whole or not at all, while the training runs and at its end: a finished one is not done
-again.
+everything its result depends on, and beside it the state before (`run.kept`). Inside lie latent tensors, steps, the
+optimizer's moments, the generator, and how many steps were taken. It is written whole or not at all, while the training
+runs and at its end: a finished one is not done again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from datafree.graph.fingerprint import fingerprint
 from datafree.reconstruct.lessons import Lessons
 from datafree.run import Run
 from datafree.run.folder import TRAINED
-from datafree.run.kept import read_changes, write_changes
+from datafree.run.kept import last_state, write_state
 
 
 class Checkpoints:
@@ -41,14 +41,14 @@ class Checkpoints:
     def keep(self, step: int, steps: int) -> None:
         """Write the state after `step` of `steps` steps."""
         if self.path is not None:
-            write_changes(self.path, self._state(), [{"step": step, "steps": steps}], self.key)
+            write_state(self.path, self._state(), {"step": step, "steps": steps}, self.key)
 
     def restore(self) -> tuple[int, int] | None:
         """Put a kept state in place and return (step, steps); None where there is none that fits."""
-        kept = read_changes(self.path, self.key) if self.path is not None else None
+        kept = last_state(self.path, self.key, self.run) if self.path is not None else None
         if kept is None:
             return None
-        found, (note,) = kept
+        found, note = kept
         for parameter in self._parameters():
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {"step": torch.zeros(()), **moments}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datafree.run import read_ledger
+from datafree.run.replaced import settle
 from datafree.spec import Refusal
 
 Entry = dict[str, Any]
@@ -20,6 +21,7 @@ Entry = dict[str, Any]
 def summary_of(folder: Path) -> dict[str, Any]:
     """The summary of a run's folder. Raises Refusal when the folder holds no run."""
     folder = Path(folder)
+    settle(folder)
     ledger = folder / "ledger.jsonl"
     if not ledger.is_file():
         raise Refusal(

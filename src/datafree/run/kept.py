@@ -2,24 +2,24 @@
 
 One file for each block: `reconstructed/00007-3f1c9a02b4de.safetensors`, its number and the beginning of its key, the
 sha256 of everything the block's result depends on. Inside lie the changed tensors, and the whole key with a checksum.
-Trainings keep theirs in files of the same form.
+Trainings and games keep theirs in files of the same form, the last state and the one before it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from datafree.run.atomic import write_atomic
 from datafree.run.folder import RECONSTRUCTED
-from datafree.spec import Refusal
+from datafree.run.run import Run
+from datafree.run.shards import write_tensors
 
 
 def path_of(folder: Path, index: int, key: str) -> Path:
@@ -40,15 +40,7 @@ def write_changes(path: Path, changes: Changes, facts: list[Facts], key: str) ->
     """
     tensors = {name: tensor.cpu().contiguous() for name, tensor in changes.items()}
     note = {"key": key, "sha256": _checksum(tensors), "facts": facts}
-    with write_atomic(path) as temporary:
-        try:
-            save_file(tensors, temporary, {"part": json.dumps(note)})
-        except SafetensorError as error:  # its writer wraps the system's error in text
-            raise Refusal(
-                f"{path} was not written",
-                why=str(error),
-                remedy="free space or choose another folder with --out; the blocks before it are kept",
-            ) from error
+    write_tensors(path, tensors, {"part": json.dumps(note)})
 
 
 def read_changes(path: Path, key: str) -> tuple[Changes, list[Facts]] | None:
@@ -64,6 +56,35 @@ def read_changes(path: Path, key: str) -> tuple[Changes, list[Facts]] | None:
     except (SafetensorError, OSError, ValueError, TypeError, LookupError, RuntimeError):  # RecursionError too
         return None
     return (tensors, facts) if whole else None
+
+
+def write_state(path: Path, state: Changes, facts: Facts, key: str) -> None:
+    """Write what a training or a game has reached; the state before it stays beside it, as `NAME-before`.
+
+    Raises Refusal when the folder cannot be written or the disk is full.
+    """
+    if path.is_file():
+        os.replace(path, _before(path))
+    write_changes(path, state, [facts], key)
+
+
+def last_state(path: Path, key: str, run: Run, *, mend: bool = True) -> tuple[Changes, Facts] | None:
+    """The last whole state of this key; None where there is none. One that is damaged is told of and removed, so that
+    it never takes the place of the one before. mend: whether that is for this process to do
+    """
+    for file in (path, _before(path)):
+        kept = read_changes(file, key)
+        if kept is not None:
+            tensors, (facts,) = kept
+            return tensors, facts
+        if mend and file.is_file():
+            run.log("damaged", file=f"{file.parent.name}/{file.name}", why="it is cut or changed, or of another job")
+            file.unlink(missing_ok=True)
+    return None
+
+
+def _before(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-before{path.suffix}")
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:

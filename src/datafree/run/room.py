@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datafree.run.atomic import TEMPORARY
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -40,7 +42,7 @@ def _mapped(size: int, dtype: torch.dtype, folder: Path | None) -> Tensor:
     """A flat tensor over a file without a name. Raises OSError where none can be had."""
     import torch
 
-    handle, name = tempfile.mkstemp(prefix=".datafree-", dir=folder)
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
     try:
         if hasattr(os, "posix_fallocate"):  # a sparse file on a full disk would kill the process when it is written
             os.posix_fallocate(handle, 0, size)

@@ -6,12 +6,14 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datafree.run.folder import finish
 from datafree.run.ledger import Ledger
+from datafree.spec import Refusal
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +61,18 @@ class Run:
         self.ledger.move_to(Path(folder) / ledger)
         self.folder = Path(folder)
 
+    def finish(self) -> Path:
+        """Let the run's files take the place of an earlier run's that waited for them; returns the run's folder.
+
+        Raises Refusal when that cannot be written.
+        """
+        assert self.folder is not None, "a run that is kept"
+        folder = finish(self.folder)
+        if self.ledger.path is not None:
+            self.ledger.path = folder / self.ledger.path.name
+        self.folder = folder
+        return folder
+
     def generator(self, name: str) -> torch.Generator:
         """A random generator for one named purpose: the same for the same seed and name, whatever ran before."""
         import torch  # here, so that reading a run's folder needs no torch
@@ -95,7 +109,8 @@ class Run:
         try:
             yield
         except BaseException as error:
-            self.log("step_failed", step=name, error=f"{type(error).__name__}: {error}", **fields)
+            with suppress(Refusal):  # of a full disk: what failed is told first
+                self.log("step_failed", step=name, error=f"{type(error).__name__}: {error}", **fields)
             raise
         finally:
             self._open.pop()
