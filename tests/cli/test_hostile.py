@@ -18,7 +18,7 @@ from datafree.bundled import test_set_path as digits_path
 from datafree.cli import app
 from datafree.evaluate import open_dataset
 from datafree.evaluate.accuracy import answers
-from datafree.evaluate.onnx_file import check_onnx
+from datafree.graph.onnx_file import check_onnx
 from datafree.export.sparse import read_sparse
 from datafree.graph.checkpoint import read_checkpoint
 from datafree.pack import open_pack
