@@ -18,9 +18,9 @@ from datafree.bundled import test_set_path as digits_path
 from datafree.cli import app
 from datafree.evaluate import open_dataset
 from datafree.evaluate.accuracy import answers
-from datafree.graph.onnx_file import check_onnx
 from datafree.export.sparse import read_sparse
 from datafree.graph.checkpoint import read_checkpoint
+from datafree.graph.onnx_file import check_onnx
 from datafree.pack import open_pack
 from datafree.recipes.settings import build, from_yaml
 from datafree.run.shards import DamagedShard, read_shard, write_shard

@@ -21,8 +21,8 @@ from datafree.graph.zoos import AS_PUBLISHED, ZOOS, Card, Wanted
 from datafree.spec import InputSpec, Refusal
 
 FORMS = (
-    "timm:NAME[.TAG], torchvision:NAME[.WEIGHTS], hf:OWNER/NAME, bundled:digits, FILE.pt2, FILE.onnx or package.module:function, "
-    "?random after a zoo's name for random weights"
+    "timm:NAME[.TAG], torchvision:NAME[.WEIGHTS], hf:OWNER/NAME, bundled:digits, FILE.pt2, FILE.onnx or "
+    "package.module:function, ?random after a zoo's name for random weights"
 )
 
 

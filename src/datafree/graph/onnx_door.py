@@ -113,7 +113,7 @@ def _fixed(path: Path, batch: int | None, error: Exception) -> Refusal:
     return Refusal(
         f"{path}, exported {fixed}, cannot be served",
         why=" ".join(f"{type(error).__name__}: {error}".split())[:200],
-        remedy="export it with a dynamic batch: torch.onnx.export(..., dynamic_shapes=({0: torch.export.Dim('batch')},))",
+        remedy="export it with a dynamic batch: dynamic_shapes=({0: torch.export.Dim('batch')},)",
     )
 
 

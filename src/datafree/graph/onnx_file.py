@@ -44,7 +44,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise Refusal(f"{path} cannot be read", why="it is no ONNX file", remedy="export it again")
     try:
         model = onnx.load(path, load_external_data=False)
-        beside = {place for place in _external(model)}
+        beside = set(_external(model))
         held = path.stat().st_size + sum((path.parent / place).stat().st_size for place in beside)
         claimed = sum(_claim(tensor) for tensor in _tensors(model))
         if claimed > held + _SLACK:

@@ -1,4 +1,4 @@
-"""What ONNX writes in several calls and PyTorch in one: layers' biases, SiLU, GELU.
+"""What ONNX writes in several calls and PyTorch in one: layers' biases, SiLU, GELU, views.
 
 Written back, a network has the layers and activations its author gave it, and every rule that knows these holds.
 """
@@ -6,7 +6,7 @@ Written back, a network has the layers and activations its author gave it, and e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -37,8 +37,10 @@ class _Uses:
 def fuse(nodes: list[Node], stored: dict[str, np.ndarray], output: str) -> list[Node]:
     """Nodes in an order of execution. stored: takes up the tensors that are made on the way"""
     nodes = [_linear(node, stored) for node in nodes]
-    for pattern in (_biased, _silu, _gelu):
-        uses, dropped, made = _Uses(nodes, output), set(), {}
+    for pattern in (_biased, _silu, _gelu, _viewed):
+        uses = _Uses(nodes, output)
+        dropped: set[int] = set()
+        made: dict[int, Node] = {}
         for node in nodes:
             found = pattern(node, uses, stored) if id(node) not in dropped else None
             if found is not None and not dropped & {id(part) for part in found[1]}:
@@ -46,7 +48,17 @@ def fuse(nodes: list[Node], stored: dict[str, np.ndarray], output: str) -> list[
                 dropped.update(id(part) for part in before)
                 made[id(last)] = found[0]  # where the last one stood, all that it reads is there
         nodes = [made.get(id(node), node) for node in nodes if id(node) not in dropped]
-    return nodes
+    return _living(nodes, output)
+
+
+def _living(nodes: list[Node], output: str) -> list[Node]:
+    """Those on which the output depends."""
+    wanted, kept = {output}, []
+    for node in reversed(nodes):
+        if wanted & set(node.outputs):
+            wanted.update(value for value in node.inputs if value is not None)
+            kept.append(node)
+    return kept[::-1]
 
 
 def _linear(node: Node, stored: dict[str, np.ndarray]) -> Node:
@@ -82,7 +94,7 @@ def _kept(node: Node, role: str, weight: np.ndarray, stored: dict[str, np.ndarra
 
 
 Found = tuple[Node, list[Node]] | None
-Pattern = Callable[[Node, _Uses, dict[str, np.ndarray]], Found]
+"""What to write, and what it stands for, its last call last."""
 
 
 def _biased(node: Node, uses: _Uses, stored: dict[str, np.ndarray]) -> Found:
@@ -156,6 +168,29 @@ def _halved(value: str | None, x: str | None, uses: _Uses, stored: Stored) -> fl
     if maker is None or maker.kind != "Mul" or x not in maker.inputs or uses.only(value or "", "Mul") is None:
         return None
     return next((number for name in maker.inputs if (number := _one(stored, name)) is not None), None)
+
+
+def _viewed(node: Node, uses: _Uses, stored: dict[str, np.ndarray]) -> Found:
+    """`as_strided` of a whole tensor, which PyTorch's exporter writes as a gather of its numbers in their order, the
+    places counted for each input. (Were it another order, the runtime would answer otherwise, and the file be refused.)
+    """
+    flat = uses.maker.get(node.inputs[0] or "") if node.kind == "Gather" else None
+    sizes = stored.get((flat.inputs[1] if flat and len(flat.inputs) > 1 else None) or "")
+    if flat is None or flat.kind != "Reshape" or sizes is None or sizes.tolist() != [-1] or len(node.inputs) < 2:
+        return None
+    waiting = [node.inputs[1]]
+    while waiting:
+        name = waiting.pop()
+        places, maker = stored.get(name or ""), uses.maker.get(name or "")
+        if places is not None and places.ndim > 1 and places.shape[0] == 1 and places.size > 1:
+            if not np.array_equal(places.reshape(-1), np.arange(places.size)):
+                return None
+            made = f"{node.outputs[0]}/sizes"
+            stored[made] = np.array([-1, *places.shape[1:]])
+            return replace(node, kind="Reshape", inputs=(flat.inputs[0], made), attributes={}), [node]
+        if maker is not None and maker.kind == "Add":
+            waiting.extend(maker.inputs)
+    return None
 
 
 def _one(stored: Stored, name: str | None) -> float | None:

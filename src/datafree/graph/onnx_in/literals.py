@@ -122,6 +122,7 @@ TABLE: dict[str, Callable[..., np.ndarray]] = {
     "ReduceProd": product, "Where": where, "Identity": cast, "Add": _numpy(operator.add), "Sub": _numpy(operator.sub),
     "Mul": _numpy(operator.mul), "Div": _numpy(_divided), "Mod": _numpy(operator.mod), "Equal": _numpy(operator.eq),
     "Floor": _numpy(lambda x: x if x.dtype == object else np.floor(x)), "Neg": _numpy(operator.neg),
+    "Sqrt": _numpy(lambda x: np.sqrt(np.asarray([number(part, "root") for part in x.reshape(-1, 1)])).reshape(x.shape)),
 }  # fmt: skip
 READERS = frozenset({"Shape", "Size"})
 """Those that make a literal of a tensor."""

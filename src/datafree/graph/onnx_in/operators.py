@@ -21,7 +21,7 @@ QUANTIZED = frozenset({
 
 
 def run(call: Call, values: Sequence[Value]) -> list[Value]:
-    """One operator; a list of its outputs. Raises Unserved, or whatever torch and numpy say of values that do not fit"""
+    """One operator; a list of its outputs. Raises Unserved, and what torch and numpy say of values that do not fit."""
     tensors = any(isinstance(value, Tensor) for value in values)
     if call.kind in literals.TABLE and (not tensors or call.kind in literals.READERS):
         return [literals.TABLE[call.kind](call, *values)]

@@ -45,10 +45,11 @@ class Program(nn.Module):
             for place, (name, value) in enumerate(zip(node.inputs, known)):
                 if value is None or name is None:
                     sources.append(name)
-                elif value.dtype.kind != "f" or (value.size == 1 and value.ndim < 2 and place >= len(roles)):
+                    continue
+                role = roles[place] if place < len(roles) else ""
+                if not role and not _is_tensor(value):
                     sources.append(value)
                 else:
-                    role = roles[place] if place < len(roles) and roles[place] else None
                     if name not in placed:
                         placed[name] = self._place(f"{home}.{role}" if role else name, value, role in _BUFFERS)
                     sources.append(placed[name])
@@ -73,10 +74,7 @@ class Program(nn.Module):
     def _fold(self, node: Node, call: Call, known: list[Any], stored: dict[str, np.ndarray]) -> None:
         """Work out what depends on nothing."""
         try:
-            arrays = [
-                torch.from_numpy(np.array(value)) if _is_tensor(value) else value
-                for value in known
-            ]
+            arrays = [torch.from_numpy(np.array(value)) if _is_tensor(value) else value for value in known]
             with torch.no_grad():
                 made = run(call, arrays)
         except Unserved as error:

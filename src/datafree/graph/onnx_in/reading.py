@@ -19,7 +19,7 @@ from datafree.spec import Refusal
 OLDEST = 7
 """Opset of ONNX 1.2, the oldest that ONNX Runtime promises to run."""
 
-_FLOATS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16",
+_FLOATS: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16",
            TensorProto.DOUBLE: "float64"}  # fmt: skip
 
 
@@ -88,7 +88,8 @@ def read(path: Path, model: onnx.ModelProto) -> Source:
     if dtype != "float32":
         narrow.add(dtype)
     notes = tuple(f"{path.name} holds numbers of {kind}: they were read as float32." for kind in sorted(narrow))
-    return Source(nodes, stored, inputs[0].name, graph.output[0].name, shape, batch, dtype, opset, bool(narrow - {"float64"}), notes)
+    half = bool(narrow - {"float64"})
+    return Source(nodes, stored, inputs[0].name, graph.output[0].name, shape, batch, dtype, opset, half, notes)
 
 
 def _opset(path: Path, model: onnx.ModelProto) -> int:

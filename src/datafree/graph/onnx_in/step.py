@@ -56,6 +56,8 @@ def number(value: Value, what: str) -> float | None:
         return None
     if not isinstance(value, np.ndarray) or value.size != 1:
         raise Unserved(f"its {what} is no single number")
+    if isinstance(value.reshape(-1)[0], torch.SymInt):
+        raise Unserved(f"its {what} is the size of the batch")
     return float(value.reshape(-1)[0])
 
 
@@ -74,6 +76,6 @@ def tensor(value: Value) -> Tensor:
 
 def operand(value: Value) -> Any:
     """A literal of one number as that number, so that it stands in the graph; everything else as a tensor."""
-    if isinstance(value, np.ndarray) and value.size == 1 and value.dtype != object and value.ndim <= 1:
-        return value.reshape(-1)[0].item()
+    if isinstance(value, np.ndarray) and value.size == 1 and value.ndim <= 1:
+        return value.reshape(-1).tolist()[0]
     return tensor(value)
