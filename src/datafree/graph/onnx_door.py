@@ -28,7 +28,10 @@ def trace_program(program: Program, inputs: InputSpec) -> ModelGraph:
         if place:
             stack = program.stacks[int(place[1])]
             node.meta["nn_module_stack"] = {path: (path, kind) for path, kind in stack}
-    graph.notes = program.notes
+    told = () if graph.batchnorms else (
+        f"{program.path.name} holds no BatchNorm: pictures of nothing tell how large its activations are.",
+    )  # fmt: skip
+    graph.notes = (*program.notes, *told)
     return graph
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from datafree.graph.onnx_in.step import Call, Unserved, Value, number, whole
@@ -76,7 +77,17 @@ def slice_(call: Call, x: Value, starts: Value = None, ends: Value = None, axes:
 
 
 def cast(call: Call, x: Value) -> np.ndarray:
-    return x  # Python's numbers are of every size
+    """Fractions are cut off, as ONNX does; the batch stays a whole number, and what divides it is refused later."""
+    if any(isinstance(item, torch.SymInt) for item in x.reshape(-1)):
+        return x
+    return x.astype(np.float64 if call.get("to") in _FLOATS else np.int64)
+
+
+def identity(call: Call, x: Value) -> np.ndarray:
+    return x
+
+
+_FLOATS = (1, 10, 11, 16)
 
 
 def reshape(call: Call, x: Value, sizes: Value = None) -> np.ndarray:
@@ -119,7 +130,7 @@ def where(call: Call, condition: Value, a: Value, b: Value) -> np.ndarray:
 TABLE: dict[str, Callable[..., np.ndarray]] = {
     "Shape": shape, "Size": count, "Gather": gather, "Concat": concat, "Unsqueeze": unsqueeze, "Squeeze": squeeze,
     "Slice": slice_, "Cast": cast, "Reshape": reshape, "ConstantOfShape": filled, "Expand": expand, "Range": span,
-    "ReduceProd": product, "Where": where, "Identity": cast, "Add": _numpy(operator.add), "Sub": _numpy(operator.sub),
+    "ReduceProd": product, "Where": where, "Identity": identity, "Add": _numpy(operator.add), "Sub": _numpy(operator.sub),
     "Mul": _numpy(operator.mul), "Div": _numpy(_divided), "Mod": _numpy(operator.mod), "Equal": _numpy(operator.eq),
     "Floor": _numpy(lambda x: x if x.dtype == object else np.floor(x)), "Neg": _numpy(operator.neg),
     "Sqrt": _numpy(lambda x: np.sqrt(np.asarray([number(part, "root") for part in x.reshape(-1, 1)])).reshape(x.shape)),

@@ -98,6 +98,10 @@ def cast(call: Call, x: Tensor) -> Tensor:
     return x if x.dtype == wanted else x.to(wanted)
 
 
+def cast_like(call: Call, x: Tensor, like: Value) -> Tensor:
+    return x.to(tensor(like).dtype)
+
+
 def reduced(call: Call, x: Tensor, axes: Value = None, *, by: Callable[..., Tensor]) -> Tensor:
     dims = call.told("axes", axes)
     if not dims:
@@ -132,6 +136,7 @@ TABLE: dict[str, Callable[..., Value]] = {
     "Cos": _plain(torch.cos), "Not": _plain(torch.logical_not),
     "Clip": clip, "Gelu": gelu, "HardSigmoid": hard_sigmoid, "Swish": swish, "LeakyRelu": leaky, "Elu": elu,
     "PRelu": prelu, "Softmax": softmax, "LogSoftmax": partial(softmax, function=torch.log_softmax), "Cast": cast,
+    "CastLike": cast_like,
     "Add": _two(operator.add), "Sub": _two(operator.sub), "Mul": _two(operator.mul), "Div": _two(_divide),
     "Pow": power, "Equal": _two(operator.eq), "Greater": _two(operator.gt), "Less": _two(operator.lt),
     "GreaterOrEqual": _two(operator.ge), "LessOrEqual": _two(operator.le), "And": _two(operator.and_),
