@@ -4,9 +4,9 @@
     python -m benchmarks.onnx_in resnet20_c10 resnet56_c10 --settings W8A8 --starts module file
 
 Writes `benchmarks/results/onnx_in.csv`. Every row is the closed form for the target `onnxruntime`, exported and run in
-ONNX Runtime; no method sees a test image. start: `module`, the network as it was trained; `file`, its ONNX export, whose
-BatchNorms PyTorch's exporter has folded; `file, its BatchNorms`, exported unfolded; `file, psaq`, the folded one, whose
-ranges are told by images that `psaq` made of it, in place of pictures of nothing.
+ONNX Runtime; no method sees a test image. start: `module`, the network as it was trained; `file`, its ONNX export,
+whose BatchNorms PyTorch's exporter has folded; `file, its BatchNorms`, exported unfolded; `file, psaq`, the folded
+one, whose ranges are told by images that `psaq` made of it, in place of pictures of nothing.
 """
 
 from __future__ import annotations

@@ -130,7 +130,8 @@ def where(call: Call, condition: Value, a: Value, b: Value) -> np.ndarray:
 TABLE: dict[str, Callable[..., np.ndarray]] = {
     "Shape": shape, "Size": count, "Gather": gather, "Concat": concat, "Unsqueeze": unsqueeze, "Squeeze": squeeze,
     "Slice": slice_, "Cast": cast, "Reshape": reshape, "ConstantOfShape": filled, "Expand": expand, "Range": span,
-    "ReduceProd": product, "Where": where, "Identity": identity, "Add": _numpy(operator.add), "Sub": _numpy(operator.sub),
+    "ReduceProd": product, "Where": where, "Identity": identity,
+    "Add": _numpy(operator.add), "Sub": _numpy(operator.sub),
     "Mul": _numpy(operator.mul), "Div": _numpy(_divided), "Mod": _numpy(operator.mod), "Equal": _numpy(operator.eq),
     "Floor": _numpy(lambda x: x if x.dtype == object else np.floor(x)), "Neg": _numpy(operator.neg),
     "Sqrt": _numpy(lambda x: np.sqrt(np.asarray([number(part, "root") for part in x.reshape(-1, 1)])).reshape(x.shape)),

@@ -98,8 +98,8 @@ def cast(call: Call, x: Tensor) -> Tensor:
     return x if x.dtype == wanted else x.to(wanted)
 
 
-def cast_like(call: Call, x: Tensor, like: Value) -> Tensor:
-    return x.to(tensor(like).dtype)
+def cast_like(call: Call, x: Value, like: Value) -> Tensor:
+    return tensor(x).to(tensor(like).dtype)
 
 
 def reduced(call: Call, x: Tensor, axes: Value = None, *, by: Callable[..., Tensor]) -> Tensor:

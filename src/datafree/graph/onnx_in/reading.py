@@ -14,13 +14,15 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from datafree.graph.onnx_in.operators import KNOWN, QUANTIZED
-from datafree.spec import Refusal
+from datafree.spec import InputSpec, Refusal
 
 OLDEST = 7
 """Opset of ONNX 1.2, the oldest that ONNX Runtime promises to run."""
 
-_FLOATS: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16",
-           TensorProto.DOUBLE: "float64"}  # fmt: skip
+_FLOATS: dict[int, str] = {
+    TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16",
+    TensorProto.DOUBLE: "float64",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,10 @@ def _input(path: Path, value: onnx.ValueInfoProto) -> tuple[tuple[int | None, ..
             f"{path} cannot be served", why=f"its input {value.name!r} has the shape {sides}, not [N, C, H, W]",
             remedy="export it channels first (tf2onnx: --inputs-as-nchw)" if channels_last else "export it again",
         )  # fmt: skip
-    return tuple(sides[1:]), sides[0], dtype
+    channels, height, width = sides[1:]
+    if channels is not None and height is not None and width is not None:
+        InputSpec(shape=(channels, height, width), pixels=False)  # refuses what no network eats
+    return (channels, height, width), sides[0], dtype
 
 
 def _scopes(proto: onnx.NodeProto, name: str) -> tuple[tuple[str, str], ...]:
