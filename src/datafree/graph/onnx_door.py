@@ -77,6 +77,10 @@ def _answers(path: Path, program: Program, x: Tensor) -> Tensor:
 
 
 def _compare_batches(path: Path, source: Source, together: Tensor, apart: list[Tensor]) -> None:
+    if not bool(together.isfinite().all()):
+        raise Refusal(
+            f"{path} cannot be served", why="its answers are not finite", remedy="use a network from before it diverged"
+        )
     whole = torch.cat(apart) if all(answer.ndim for answer in apart) else together.new_zeros(0)
     scale = float(whole.abs().max()) if whole.numel() else 0.0
     if whole.shape != together.shape or not torch.allclose(together, whole, rtol=1e-3, atol=1e-4 * scale):

@@ -154,7 +154,10 @@ def resize(call: Call, x: Tensor, *given: Value) -> Tensor:
     if sizes is not None and np.size(sizes):
         size = [int(side) for side in whole(sizes, "sizes")[2:]]
     else:
-        told = np.asarray(scales if scales is not None else call.get("scales", []), dtype=np.float64).reshape(-1)
+        found = scales if scales is not None else call.get("scales", [])
+        if isinstance(found, Tensor):
+            raise Unserved("its scales depend on the values of the input")
+        told = np.asarray(found, dtype=np.float64).reshape(-1)
         if len(told) != 4 or any(scale != 1 for scale in told[:2]):
             raise Unserved("it changes more than height and width")
         size = [int(side * scale) for side, scale in zip(x.shape[2:], told[2:])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from datafree.graph.onnx_in.reading import Node, Source
 from datafree.graph.onnx_in.step import Call, Unserved, Value
 from datafree.spec import Refusal
 
+_NUMBERS = frozenset({("Resize", 1), ("Resize", 2), ("Upsample", 1)})
+"""Inputs that are several fractions, and no tensors all the same."""
 _BUFFERS = frozenset({"running_mean", "running_var"})
 
 
@@ -47,7 +50,7 @@ class Program(nn.Module):
                     sources.append(name)
                     continue
                 role = roles[place] if place < len(roles) else ""
-                if not role and not _is_tensor(value):
+                if not role and (not _is_tensor(value) or (node.kind, place) in _NUMBERS):
                     sources.append(value)
                 else:
                     if name not in placed:
@@ -151,7 +154,7 @@ def _home(node: Node, stacks: list[tuple[tuple[str, str], ...]]) -> str:
 def _words(name: str) -> list[str]:
     """A path of names that are each one word."""
     words = [re.sub(r"\W+", "_", part, flags=re.ASCII).strip("_") for part in re.split(r"[./]", name[-200:])]
-    return [word for word in words if word] or ["tensor"]
+    return [f"{word}_" if keyword.iskeyword(word) else word for word in words if word] or ["tensor"]
 
 
 def _unserved(path: Path, node: Node, why: str) -> Refusal:
