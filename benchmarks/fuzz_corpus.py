@@ -22,12 +22,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmarks import fuzz_mutations as m
+from benchmarks.fuzz_onnx import in_onnx, write_float_onnx
 from datafree.evaluate import open_dataset
 from datafree.evaluate.accuracy import answers
 from datafree.export import export_onnx, export_pt2, load_pt2, read_preprocess, write_preprocess
 from datafree.export.sparse import export_sparse, read_sparse
-from datafree.graph import ModelGraph
+from datafree.graph import ModelGraph, fold_batchnorm
 from datafree.graph.checkpoint import read_checkpoint
+from datafree.graph.doors import open_model
 from datafree.pack import open_pack, write_pack
 from datafree.recipes.settings import build, from_yaml
 from datafree.report import write_report
@@ -117,6 +119,10 @@ def _onnx(path: Path) -> Any:
     return answers(path)(torch.zeros(2, *INPUTS.shape)).shape
 
 
+def _float_onnx(path: Path) -> Any:
+    return open_model(path, inputs={"mean": (0.5,), "std": (0.25,)})(torch.zeros(2, *INPUTS.shape)).shape
+
+
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
@@ -140,6 +146,7 @@ def corpus(folder: Path, only: tuple[str, ...] = ()) -> list[Loader]:
         )
         export_onnx(graph, folder / "net.onnx", TARGETS["onnxruntime"])
         programs = (folder / "own.pt2", folder / "other.pt2")
+    floats = write_float_onnx(fold_batchnorm(graph), folder) if not only or "float_onnx" in only else ()
     _write_pack(folder / "pack", draw)
     pixels = draw.integers(0, 256, (6, 8, 8, 3), np.uint8)
     np.savez(folder / "plain.npz", images=pixels, labels=np.arange(6))
@@ -180,6 +187,7 @@ def corpus(folder: Path, only: tuple[str, ...] = ()) -> list[Loader]:
         Loader("sparse", (folder / "sparse.safetensors",), _sparse, tensors, checked=True),
         Loader("program", programs, _program, {".pt2": (m.in_zip,)}),
         Loader("onnx", (folder / "net.onnx",), _onnx, {}),
+        Loader("float_onnx", floats, _float_onnx, {".onnx": (in_onnx,)}),
     )  # fmt: skip
     return [loader for loader in table if not only or loader.name in only]
 

@@ -71,7 +71,7 @@ def test_a_function_that_gives_no_model(here, function, said):
         ("resnet18", "timm:NAME"),
         ("no_such_package:build", "no module no_such_package"),
         ("weights.pth", "--checkpoint weights.pth"),
-        ("model.onnx", "written, not read"),
+        ("model.onnx", "no such file"),
         ("missing.pt2", "no such file"),
         ("bundled:digit", "did you mean digits"),
         (":f", "no form"),

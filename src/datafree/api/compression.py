@@ -126,6 +126,8 @@ def carry_out(
     note_start(run, recipe, command)
     with run.step("open the model"):
         teacher = open_model(model, checkpoint=checkpoint, inputs=inputs)
+    for text in teacher.notes:
+        run.log("note", text=text)
     name = str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
     if pack is not None:
         _hand_over(pack, teacher, name, run)

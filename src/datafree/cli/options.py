@@ -15,7 +15,7 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="`timm:NAME`, `torchvision:NAME`, `hf:OWNER/NAME`, `FILE.pt2`, `bundled:digits`, or "
+        help="`timm:NAME`, `torchvision:NAME`, `hf:OWNER/NAME`, `FILE.pt2`, `FILE.onnx`, `bundled:digits`, or "
         "`package.module:function` that returns an nn.Module (found from the current folder too).",
         show_default=False,
     ),

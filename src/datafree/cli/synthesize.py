@@ -21,7 +21,7 @@ def synthesize(
         typer.Argument(
             metavar="MODEL",
             help="One or several teachers: `timm:NAME`, `torchvision:NAME`, `hf:OWNER/NAME`, `FILE.pt2`, "
-            "`bundled:digits`, or `package.module:function` that returns an nn.Module.",
+            "`FILE.onnx`, `bundled:digits`, or `package.module:function` that returns an nn.Module.",
             show_default=False,
         ),
     ] = None,

@@ -109,7 +109,7 @@ def _asked(session: Any, x: Tensor) -> Tensor:
 def _session(path: Path) -> Any:
     import onnxruntime
 
-    from datafree.evaluate.onnx_file import check_onnx
+    from datafree.graph.onnx_file import check_onnx
 
     readable = check_onnx(path)
     options = onnxruntime.SessionOptions()

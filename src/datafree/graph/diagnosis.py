@@ -69,9 +69,9 @@ def diagnose(graph: ModelGraph, target: Target) -> Diagnosis:
             0,
             Finding(
                 "the network",
-                "it has no BatchNorm, so nothing tells how large its activations are",
-                "keep activations in float (`--activations float`), or expect ranges estimated from the weights alone",
-                grave=True,
+                "it has no BatchNorm: pictures of nothing tell how large its activations are, and less surely",
+                "start from the network before BatchNorms were folded, where it had some; "
+                "with minutes to spend, `--recipe best` makes images by `psaq`",
             ),
         )
     if groups and all(group.fixed for group in groups):

@@ -22,8 +22,8 @@ from datafree.graph.zoos import AS_PUBLISHED, ZOOS, Card, Wanted
 from datafree.spec import InputSpec, Refusal
 
 FORMS = (
-    "timm:NAME[.TAG], torchvision:NAME[.WEIGHTS], hf:OWNER/NAME, bundled:digits, FILE.pt2 or package.module:function, "
-    "?random after a zoo's name for random weights"
+    "timm:NAME[.TAG], torchvision:NAME[.WEIGHTS], hf:OWNER/NAME, bundled:digits, FILE.pt2, FILE.onnx or "
+    "package.module:function, ?random after a zoo's name for random weights"
 )
 
 
@@ -38,7 +38,7 @@ def open_model(
     model: one of
         - `timm:NAME[.TAG]`, `torchvision:NAME[.WEIGHTS]`, `hf:OWNER/NAME` (timm's layout), `bundled:digits`:
           pretrained, fetched over the network where not cached; with `?random` appended, random weights of seed 0
-        - `FILE.pt2`: an exported program
+        - `FILE.pt2`: an exported program; `FILE.onnx`: a float network, of whatever tool
         - `package.module:function`: a function without arguments that returns an nn.Module, found from the current
           folder too
         - an nn.Module
@@ -51,14 +51,12 @@ def open_model(
     if isinstance(model, nn.Module):
         return from_module(model, inputs=inputs, checkpoint=checkpoint)
     name = os.fspath(model)
-    if name.endswith(".pt2"):
+    if name.endswith((".pt2", ".onnx")):
         if checkpoint is not None:
             raise Refusal(
                 f"{name} takes no checkpoint", why="it holds its own weights", remedy="leave --checkpoint out"
             )
-        module, shape = open_exported(name)
-        given = inputs if isinstance(inputs, InputSpec) else {"shape": shape, **(inputs or {})}
-        return _with_classes(ModelGraph(module=module, inputs=_matching(name, _inputs(name, {}, given), shape)))
+        return _with_classes(_from_file(name, inputs))
     prefix, colon, rest = name.partition(":")
     if colon and prefix in ZOOS:
         bare, random, _ = rest.partition("?random")
@@ -101,6 +99,22 @@ def open_student(
                 student = open_model(model, checkpoint=checkpoint, inputs=teacher.inputs)
     _refuse_strangers(name, student, teacher)
     return student
+
+
+def _from_file(name: str, inputs: InputSpec | Mapping[str, Any] | None) -> ModelGraph:
+    """A graph that brings its own weights; how its input is normalised it does not tell."""
+    if name.endswith(".pt2"):
+        module, shape = open_exported(name)
+        given = inputs if isinstance(inputs, InputSpec) else {"shape": shape, **(inputs or {})}
+        return ModelGraph(module=module, inputs=_matching(name, _inputs(name, {}, given), shape))
+    from datafree.graph.onnx_door import build_program, read_program, trace_program
+
+    path, source = read_program(name)
+    card = {"shape": source.shape} if source.shape is not None and None not in source.shape else {}
+    spec = _inputs(name, card, inputs)
+    if len(spec.shape) != 3 or any(told not in (None, side) for told, side in zip(source.shape or (), spec.shape)):
+        spec = _matching(name, spec, tuple(side or 0 for side in source.shape or ()))
+    return trace_program(build_program(path, source, spec.shape), spec)
 
 
 def _refuse_strangers(name: str, student: ModelGraph, teacher: ModelGraph) -> None:
@@ -237,8 +251,6 @@ def _not_a_model(name: str) -> Refusal:
     suffix = Path(name).suffix
     if suffix in (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt"):
         why, remedy = "it holds weights, not an architecture", f"name the architecture and give --checkpoint {name}"
-    elif suffix == ".onnx":
-        why, remedy = "ONNX files are written, not read", "start from the PyTorch model the file was exported from"
     else:
         why, remedy = "it has no form we know", f"give {FORMS}"
     return Refusal(f"{name!r} is not a model", why=why, remedy=remedy)

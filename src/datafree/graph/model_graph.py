@@ -58,6 +58,7 @@ class ModelGraph:
     kept: rows of the teacher's parameters that a pruned graph still holds: (name, dim) -> sorted indices
     anchors: for every node whose per-channel Gaussian (mean, std) is known exactly (a BatchNorm's output, also after
         folding): node name -> (mean [C], std [C])
+    notes: what the door it came through changed, in sentences
 
     Verbs (`fold_batchnorm`, `prune`, `quantize` ...) take a graph and return another; `set_tensor` and surgery on
     `module` are for the copy you own.
@@ -67,6 +68,7 @@ class ModelGraph:
     inputs: InputSpec
     kept: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     anchors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def trace(cls, model: nn.Module, inputs: InputSpec) -> ModelGraph:
@@ -81,8 +83,9 @@ class ModelGraph:
     def copy(self) -> ModelGraph:
         """A graph that shares nothing with this one."""
         return ModelGraph(
-            module=copy.deepcopy(self.module), inputs=self.inputs, kept=dict(self.kept), anchors=dict(self.anchors)
-        )
+            module=copy.deepcopy(self.module), inputs=self.inputs, kept=dict(self.kept), anchors=dict(self.anchors),
+            notes=self.notes,
+        )  # fmt: skip
 
     def to(self, device: str) -> ModelGraph:
         """A copy whose tensors lie on the device, and which makes new ones there; this graph where it does already."""

@@ -1,11 +1,13 @@
-"""An `.onnx` file before a runtime may open it: whole, and naming no file outside its folder."""
+"""An `.onnx` file before anything may open it: whole, and naming no file outside its folder."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
+from onnx.external_data_helper import load_external_data_for_model
 
 from datafree.spec import Refusal
 
@@ -28,6 +30,39 @@ def check_onnx(path: Path) -> bool:
     if outside is not None:
         raise _refused(path, f"it keeps a tensor in {outside[:80]!r}, which is no file beside it")
     return True
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """A checked model with all its tensors in it, also those that lie in a file beside it.
+
+    Raises Refusal where `check_onnx` does, when the file is none, and when its tensors claim more bytes than its files
+    hold.
+    """
+    if not path.is_file():
+        raise Refusal(f"{path} cannot be read", why="there is no such file", remedy="check the path")
+    if not check_onnx(path):
+        raise Refusal(f"{path} cannot be read", why="it is no ONNX file", remedy="export it again")
+    try:
+        model = onnx.load(path, load_external_data=False)
+        beside = set(_external(model))
+        held = path.stat().st_size + sum((path.parent / place).stat().st_size for place in beside)
+        claimed = sum(_claim(tensor) for tensor in _tensors(model))
+        if claimed > held + _SLACK:
+            raise ValueError(f"its tensors claim {claimed} bytes, and its files hold {held}")
+        load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # nor do those of the loader
+        raise _refused(path, " ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
+    return model
+
+
+_SLACK = 1 << 20
+
+
+def _claim(tensor: onnx.TensorProto) -> int:
+    """Bytes of a tensor that lies elsewhere: many could name the same ones."""
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return 0
+    return math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def _external(model: onnx.ModelProto) -> Iterator[str]:
@@ -58,4 +93,4 @@ def _is_beside(path: Path, location: str) -> bool:
 
 
 def _refused(path: Path, why: str) -> Refusal:
-    return Refusal(f"{path} cannot be run", why=why, remedy="export it again, and keep its `.onnx.data` beside it")
+    return Refusal(f"{path} cannot be read", why=why, remedy="export it again, and keep its `.onnx.data` beside it")
