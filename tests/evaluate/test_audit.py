@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,14 @@ from datafree.graph.doors import open_model
 from datafree.spec import InputSpec, Refusal
 
 INPUTS = InputSpec(shape=(3, 12, 12), mean=(0.5,), std=(0.25,), classes=4)
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("audited") / "pack"
+    made = ["synthesize", "bundled:digits", "--synthesizer", "gaussian", "--count", "12", "-q", "-o", str(out)]
+    assert main(made) == 0
+    return out
 
 
 def real(count: int, seed: int) -> Dataset:
@@ -89,10 +99,7 @@ def test_sets_that_tell_nothing_are_refused():
         audit([torch.randn(4, 3, 12, 12)], INPUTS, control=real(9, 0))
 
 
-def test_the_command_writes_distances_and_places_alone(tmp_path, capsys):
-    pack = tmp_path / "pack"
-    made = ["synthesize", "bundled:digits", "--synthesizer", "gaussian", "--count", "12", "-q", "-o", str(pack)]
-    assert main(made) == 0
+def test_the_command_writes_distances_and_places_alone(pack, tmp_path, capsys):
     command = ["audit", str(pack), "--probe", "bundled:digits", "--limit", "40", "--model", "bundled:digits"]
     capsys.readouterr()
     assert main([*command, "-o", str(tmp_path), "--json"]) == 0
@@ -116,9 +123,13 @@ def test_the_command_writes_distances_and_places_alone(tmp_path, capsys):
         (["--checkpoint", "a.pt"], "--model"),
     ],
 )
-def test_bad_requests_are_refused(more, why, tmp_path, capsys):
-    if "--checkpoint" in more or "--probe" in more:
-        made = ["synthesize", "bundled:digits", "--synthesizer", "gaussian", "--count", "4", "-q", "-o", str(tmp_path)]
-        assert main(made) == 0
-    assert main(["audit", str(tmp_path), *more]) == 2
+def test_bad_requests_are_refused(more, why, pack, capsys):
+    assert main(["audit", str(pack), *more]) == 2
     assert why in capsys.readouterr().err
+
+
+def test_a_damaged_pack_is_refused(pack, tmp_path, capsys):
+    shutil.copytree(pack, tmp_path / "pack")
+    (tmp_path / "pack" / "soft_labels.safetensors").write_bytes(b"other")
+    assert main(["audit", str(tmp_path / "pack")]) == 2
+    assert "checksum" in capsys.readouterr().err
