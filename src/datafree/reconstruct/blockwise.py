@@ -166,7 +166,8 @@ class _Walk:
         student, teacher = fingerprint(self.student), fingerprint(self.teacher)
         device, settings = torch.device(self.run.device).type, replace(self.training, minutes=None)
         digest = hashlib.sha256(repr([student, teacher, self.run.seed, device, settings]).encode())
-        digest.update(images.detach().cpu().contiguous().numpy().tobytes())
+        for part in images.detach().split(_CHUNK):  # a copy of all would be as large as they are
+            digest.update(part.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
 

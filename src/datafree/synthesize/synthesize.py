@@ -23,6 +23,7 @@ from datafree.graph import ModelGraph
 from datafree.graph.fingerprint import fingerprint
 from datafree.graph.renormalize import eat
 from datafree.run import Run, own_version
+from datafree.run.room import room
 from datafree.run.shards import DamagedShard, read_shard, shard_path, write_shard
 from datafree.spec import InputSpec, Refusal, name_of
 from datafree.synthesize.synthesizer import Synthesizer
@@ -46,7 +47,8 @@ def synthesize(
     if run.images is not None:
         return _handed(run.images, teachers, count, run)
     batches = Batches.of(teachers, synthesizer=synthesizer, count=count, run=run)
-    whole, done = torch.empty(count, *batches.inputs.shape), 0  # filled in place: a list of parts would hold all twice
+    # Filled in place: a list of parts would hold all twice. Many images lie in a file, whose pages are the system's.
+    whole, done = room((count, *batches.inputs.shape), torch.float32, torch.device("cpu"), run.folder), 0
     for _, images in batches.each(range(len(batches)), seconds=seconds):
         whole[done : done + len(images)] = images
         done += len(images)
