@@ -10,12 +10,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+import datafree
 from datafree.export import export_onnx
 from datafree.graph import fold_batchnorm
 from datafree.graph.doors import open_model
 from datafree.graph.operators import kind
-from datafree.recipes.closed_form import ClosedForm
-from datafree.run import Run
 from datafree.spec import TARGETS, Refusal
 from zoo import ZOO
 
@@ -244,7 +243,9 @@ def test_a_folded_file_is_pruned_and_quantized(tmp_path):
     model, inputs = ZOO["plain"]()
     export_onnx(fold_batchnorm(open_model(model, inputs=inputs)), tmp_path / "net.onnx", TARGETS["onnxruntime"])
     teacher = open_model(tmp_path / "net.onnx", inputs=inputs)
-    student = ClosedForm(ratio=0.25).compress(teacher, inputs, Run())
+    result = datafree.compress(tmp_path / "net.onnx", inputs=inputs, prune=0.25)
+    student = result.student
+    assert any("no BatchNorm" in entry.get("text", "") for entry in result.run.ledger.entries)
     export_onnx(student, tmp_path / "student.onnx", TARGETS["onnxruntime"])
     x = torch.randn(64, *inputs.shape, generator=torch.Generator().manual_seed(0))
     ours, theirs = runtime(tmp_path / "student.onnx", x), teacher(x)
