@@ -22,6 +22,7 @@ from datafree.api.stored import is_stored, open_stored
 from datafree.evaluate.compare import compare
 from datafree.evaluate.latency import measure_latency
 from datafree.graph import ModelGraph
+from datafree.graph.diagnosis import findings
 from datafree.graph.doors import open_model, open_student
 from datafree.graph.fingerprint import fingerprint
 from datafree.graph.renormalize import renormalize
@@ -160,6 +161,7 @@ def carry_out(
         if scalars and ranks.first:
             follow(run, Path(folder))
     with refusals_noted(run):
+        _note_findings(recipe, teacher, run)
         made: ModelGraph = recipe.compress(teacher, teacher.inputs, run, **handed)
         if pack is not None and not any(entry["event"] == "handed" for entry in run.ledger.entries):
             text = f"The recipe {name_of(recipe)} needs no images: those of {pack.folder} only serve to compare."
@@ -198,6 +200,16 @@ def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Co
         text += f", {figures.milliseconds(best.milliseconds)} an input"
     run.log("note", text=text + ".")
     return best.request
+
+
+def _note_findings(recipe: Any, teacher: ModelGraph, run: Run) -> None:
+    """What will be hard, for recipes that let bits and channels be chosen; others make a network of their own."""
+    if not isinstance(recipe, Request):
+        return
+    with run.step("look the network over"):
+        for one in findings(teacher, TARGETS[recipe.target]):
+            run.log("finding", disease=one.disease, where=one.where, what=one.what, remedy=one.remedy, flag=one.flag,
+                    grave=one.grave)  # fmt: skip
 
 
 def _students(recipe: Any, given: Any, teacher: ModelGraph, run: Run) -> dict[str, ModelGraph]:

@@ -13,6 +13,7 @@ import torch
 
 from datafree.api.job import describe_file, refusals_noted
 from datafree.evaluate.latency import measure_latency
+from datafree.evaluate.layer_latency import layer_latency
 from datafree.graph import ModelGraph, quantizers
 from datafree.recipes.settings import to_yaml
 from datafree.report import figures, summarize, write_report
@@ -97,6 +98,9 @@ def _save(result: Result, folder: Path) -> Path:
         timed = measure_latency({"teacher": teacher, "student": student}, seconds=2.0, threads=torch.get_num_threads())
         for name, found in timed.items():
             run.log("latency", model=name, **found)
+        for name, path, graph in (("teacher", teacher, result.teacher), ("student", student, result.student)):
+            layers = [(layer.node, layer.kind) for layer in graph.layers]
+            run.log("layer_latency", model=name, **layer_latency(path, layers, threads=torch.get_num_threads()))
     _note_limits(run, written, timed["teacher"]["median_ms"] / timed["student"]["median_ms"])
     begun = run.ledger.entries[0]["at"]
     files = {
