@@ -27,6 +27,7 @@ from datafree.graph.doors import open_model, open_student
 from datafree.graph.fingerprint import fingerprint
 from datafree.graph.renormalize import renormalize
 from datafree.pack import Pack, open_pack
+from datafree.pack.contact_sheet import contact_sheet
 from datafree.recipes.request import Request
 from datafree.recipes.settings import build, choose, describe, to_yaml
 from datafree.report import figures
@@ -35,6 +36,8 @@ from datafree.run.ranks import Ranks
 from datafree.spec import TARGETS, Budget, InputSpec, Refusal, name_of
 
 ALONE = Ranks()
+_ON_SHEET = 30
+"""Synthetic images on the report's picture."""
 
 
 def compress(
@@ -168,8 +171,12 @@ def carry_out(
             run.log("note", text=text)
         with run.step("compare with the original"):
             compare(made, teacher, run)
+        shown = run.shown if run.shown is not None else run.images
+        sheet = None if shown is None else contact_sheet(shown[:_ON_SHEET].cpu(), teacher.inputs)
         run.shown = run.judges = None  # many megabytes that nobody will ask for again
-    return Result(teacher=teacher, student=made, recipe=recipe, settings=resolved, run=run, first=ranks.first)
+    return Result(
+        teacher=teacher, student=made, recipe=recipe, settings=resolved, run=run, first=ranks.first, sheet=sheet
+    )
 
 
 def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Collection[str]) -> Any:

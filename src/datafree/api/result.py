@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,8 +17,11 @@ from datafree.evaluate.layer_latency import layer_latency
 from datafree.graph import ModelGraph, quantizers
 from datafree.recipes.settings import to_yaml
 from datafree.report import figures, summarize, write_report
-from datafree.run import FILES, Run, claim_folder
+from datafree.run import FILES, Run, claim_folder, write_atomic
 from datafree.spec import TARGETS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FUSED = 4
 """Steps of the last activation by which fused operators may differ from the graph: each rounds once more."""
@@ -33,6 +36,7 @@ class Result:
     settings: what `settings.yaml` says
     run: seed, device and ledger
     first: whether this process writes, of those that worked on the job together
+    sheet: a picture of some synthetic images, where there were any
     """
 
     teacher: ModelGraph
@@ -41,6 +45,7 @@ class Result:
     settings: Mapping[str, Any]
     run: Run
     first: bool = True
+    sheet: Image | None = None
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -85,6 +90,9 @@ def _save(result: Result, folder: Path) -> Path:
         export_pt2(result.student, folder / "student.pt2")
         if not quantizers(result.student) and is_sparse(result.student):
             _note_sparse(run, export_sparse(result.student, folder / "student.sparse.safetensors", run))
+    if result.sheet is not None:
+        with write_atomic(folder / "contact_sheet.jpg") as temporary:
+            result.sheet.save(temporary, format="JPEG", quality=88)
     with run.step("write student.onnx"):
         student = folder / "student.onnx"
         written = export_onnx(result.student, student, target, run)
