@@ -146,7 +146,7 @@ def test_dead_channels_go_without_loss():
     settings = {"weights": None, "activations": None} | dict(found.settings)
     run = Run()
     student = ClosedForm(**settings).compress(graph, INPUTS, run)
-    assert [entry["removed"] for entry in run.ledger.entries if entry["event"] == "pruned"][0]
+    assert next(entry["removed"] for entry in run.ledger.entries if entry["event"] == "pruned")
     torch.testing.assert_close(student(PICTURES), graph(PICTURES), atol=1e-4, rtol=1e-4)
 
 

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from datafree.cli import failure
+from datafree.cli.compare import compare
 from datafree.cli.compress import compress, demo
 from datafree.cli.distill import distill
 from datafree.cli.doctor import doctor
@@ -30,6 +31,7 @@ for function, name in (
     (distill, "distill"),
     (evaluate, "evaluate"),
     (report, "report"),
+    (compare, "compare"),
     (export, "export"),
     (doctor, "doctor"),
     (list_methods, "list"),

@@ -66,7 +66,8 @@ def layer_chart(rows: Sequence[dict[str, Any]]) -> str:
     return (
         f'<svg class="layers" viewBox="0 0 {width:.0f} {y:.0f}" role="img" '
         f'style="min-width:{narrowest:.0f}px;max-width:{1.2 * width:.0f}px" '
-        f'aria-label="Each layer: parameters, bits, channels kept, time and signal-to-noise">{"".join(panels)}{columns}</svg>'
+        f'aria-label="Each layer: parameters, bits, channels kept, time and signal-to-noise">'
+        f"{''.join(panels)}{columns}</svg>"
     )
 
 

@@ -103,12 +103,14 @@ def summarize(entries: Iterable[Entry]) -> dict[str, Any]:
 
 
 def _with_times(layers: list[Entry], times: dict[str, Entry]) -> list[Entry]:
-    """Layers with `ms_before` and `ms`, where the runtime's profiler told them, and `added` noise where there is any."""
+    """Layers with `ms_before` and `ms`, where the runtime's profiler told them, and their share `added` of the noise."""
     added = added_noise(layers)
     total = sum(value for value in added if value is not None)
     rows = []
     for row, noise in zip(layers, added):
-        before, after = (times.get(model, {}).get("layers", {}).get(row.get("node")) for model in ("teacher", "student"))
+        before, after = (
+            times.get(model, {}).get("layers", {}).get(row.get("node")) for model in ("teacher", "student")
+        )
         share = noise / total if noise is not None and total > 0 else None
         rows.append({**row, "ms_before": before, "ms": after, "added": share})
     return rows
