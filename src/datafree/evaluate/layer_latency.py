@@ -72,7 +72,7 @@ def _names(path: Path, layers: Sequence[tuple[str, str]]) -> dict[str, str]:
             operators[_OPERATORS[node.op_type]].append(node)
         for name in node.input:
             readers[name].append(node)
-    found = {}
+    found: dict[str, str] = {}
     for kind, nodes in operators.items():
         own = [layer for layer, what in layers if what == kind]
         for node, layer in zip(nodes, own if len(own) == len(nodes) else []):

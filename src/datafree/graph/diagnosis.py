@@ -148,8 +148,9 @@ def _ranges(folded: ModelGraph, target: Target) -> list[Finding]:
             if float(worst.max()) > _OUTLIER:
                 what = f"a weight of channel {int(torch.argmax(worst))} lies {float(worst.max()):.0f} standard "
                 remedy = "with fewer than 6 bits of weights, give this layer 8"
-                settings = {"layer_bits": {where: 8}}
-                found.append(Finding(where, what + "deviations out", remedy, False, "outlier weight", settings))
+                found.append(
+                    Finding(where, what + "deviations out", remedy, False, "outlier weight", {"layer_bits": {where: 8}})
+                )
     return found
 
 

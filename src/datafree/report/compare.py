@@ -80,7 +80,9 @@ def _row(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     start, model, finish = (summary[name] or {} for name in ("start", "model", "finish"))
     size, latency = (summary[name].get("student", {}) for name in ("size", "latency"))
     told = summary["forecast"]
-    agreed = next((row for row in reversed(summary["fidelity"]) if row.get("agreement") is not None), {})
+    agreed: Mapping[str, Any] = next(
+        (row for row in reversed(summary["fidelity"]) if row.get("agreement") is not None), {}
+    )
     return {
         "folder": str(folder),
         "state": summary["state"],

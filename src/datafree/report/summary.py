@@ -103,7 +103,7 @@ def summarize(entries: Iterable[Entry]) -> dict[str, Any]:
 
 
 def _with_times(layers: list[Entry], times: dict[str, Entry]) -> list[Entry]:
-    """Layers with `ms_before` and `ms`, where the runtime's profiler told them, and their share `added` of the noise."""
+    """Layers with `ms_before` and `ms`, where the profiler told them, and their share `added` of the noise."""
     added = added_noise(layers)
     total = sum(value for value in added if value is not None)
     rows = []
