@@ -22,8 +22,9 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "methods.md"
 HEAD = """\
 # Methods
 
-Every method of every family, written from its class by `python -m scripts.method_cards`. A recipe puts methods together; any
-setting is changed with `--set`, as in `--set criterion.name=l1`. `datafree show NAME` prints the same card with its BibTeX.
+Every method of every family, written from its class by `python -m scripts.method_cards`. A recipe puts methods
+together; any setting is changed with `--set`, as in `--set criterion.name=l1`. `datafree show NAME` prints the same card
+with its BibTeX.
 """
 
 
@@ -64,7 +65,7 @@ def _default(value: Any) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Docstrings are no Markdown: names keep their underscores, and < and * stay what they are. `code` is left alone."""
+    """Docstrings are no Markdown: names keep their underscores, and < and * stay what they are. `code` is left."""
     parts = re.split(r"(`[^`\n]*`)", text)
     return "".join(part if part.startswith("`") else re.sub(r"([\\*_<>\[\]#|])", r"\\\1", part) for part in parts)
 
