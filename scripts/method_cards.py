@@ -23,8 +23,8 @@ HEAD = """\
 # Methods
 
 Every method of every family, written from its class by `python -m scripts.method_cards`. A recipe puts methods
-together; any setting is changed with `--set`, as in `--set criterion.name=l1`. `datafree show NAME` prints the same card
-with its BibTeX.
+together; any setting is changed with `--set`, as in `--set criterion.name=l1`. `datafree show NAME` prints the same
+card with its BibTeX.
 """
 
 

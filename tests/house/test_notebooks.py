@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from datafree.graph.doors import open_model
 from house.source import REPOSITORY
 
 SHORTER = {
@@ -26,8 +27,16 @@ def test_every_notebook_is_listed():
     assert sorted(path.stem for path in (REPOSITORY / "examples").glob("*.ipynb")) == sorted(SHORTER)
 
 
+@pytest.fixture(scope="module")
+def opened():
+    """The bundled network, traced once."""
+    return open_model("bundled:digits")
+
+
 @pytest.mark.parametrize("name", list(SHORTER))
-def test_cells_run(name, tmp_path, monkeypatch, capsys):
+def test_cells_run(name, opened, tmp_path, monkeypatch, capsys):
+    for module in ("compression", "synthesis"):
+        monkeypatch.setattr(f"datafree.api.{module}.open_model", lambda model, **_: opened)
     code = "\n".join("".join(cell["source"]) for cell in notebook(name) if cell["cell_type"] == "code")
     for long, short in SHORTER[name]:
         assert long in code
