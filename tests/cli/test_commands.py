@@ -15,7 +15,19 @@ from datafree.recipes.families import FAMILIES
 from datafree.recipes.settings import from_yaml
 from datafree.run import read_ledger
 
-COMMANDS = ["compress", "distill", "synthesize", "evaluate", "export", "report", "list", "show", "doctor", "demo"]
+COMMANDS = [
+    "compress",
+    "distill",
+    "synthesize",
+    "evaluate",
+    "export",
+    "report",
+    "compare",
+    "list",
+    "show",
+    "doctor",
+    "demo",
+]
 FILES = [
     "settings.yaml",
     "ledger.jsonl",
@@ -61,6 +73,11 @@ def test_a_run_leaves_a_whole_folder(folder):
     events = [entry["event"] for entry in read_ledger(folder / "ledger.jsonl")]
     assert events[0] == "start"
     assert events[-1] == "finish"
+    entries = read_ledger(folder / "ledger.jsonl")
+    nodes = {entry["node"] for entry in entries if entry["event"] == "layer"}
+    times = {entry["model"]: entry["layers"] for entry in entries if entry["event"] == "layer_latency"}
+    assert times["teacher"].keys() == times["student"].keys() == nodes, "the profiler's names are those of the layers"
+    assert min(min(found.values()) for found in times.values()) > 0
     assert {"model", "paper", "layer", "size", "latency", "fidelity", "parity", "conformance"} <= set(events)
 
 

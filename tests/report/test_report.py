@@ -1,6 +1,7 @@
 """The page comes from the ledger alone, whatever is missing from it, and nothing in the ledger can become markup."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -26,7 +27,8 @@ class Checker(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.addresses += [value for name, value in attrs if name in ("src", "href", "action", "data")]
+        found = [value for name, value in attrs if name in ("src", "href", "action", "data")]
+        self.addresses += [value for value in found if not value.startswith("data:image/jpeg;base64,")]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -119,6 +121,79 @@ def record(folder, layers=5):
     run.log("note", text="4-bit weights save storage only.")
     run.log("finish", seconds=3.25, files={"student.onnx": {"bytes": 2100, "sha256": "cd" * 32}})
     return run
+
+
+def noisy(folder, **layer):
+    """A run of ten layers whose fifth loses most: `layer` are its fields."""
+    run = Run(folder=folder)
+    run.log("start", datafree="0.1.0", recipe="closed_form")
+    for i in range(10):
+        fields = {"bits": 8, "activation_bits": 8, "kept": 1.0} | (layer if i == 4 else {})
+        run.log("layer", node=f"conv2d_{i}", path=f"conv{i}", kind="conv", snr_db=40.0 if i < 4 else 12.0, **fields)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("layer", "flag"),
+    [
+        ({"bits": 4, "kept": 0.5}, "--set 'layer_bits={\"conv4\": 8}'"),
+        ({"kept": 0.5}, "--recipe best --minutes 20"),
+        ({}, "--set 'keep_float=[\"conv4\"]'"),
+        ({"bits": 32, "activation_bits": 32}, ""),
+    ],
+)
+def test_the_layer_whose_loss_dominates_is_named_with_what_helps(tmp_path, layer, flag):
+    noisy(tmp_path, **layer)
+    (trouble,) = summary_of(tmp_path)["troubles"]
+    assert (trouble["where"], trouble["flag"]) == ("conv4", flag)
+    assert trouble["what"] == "it adds 100% of the noise that all layers add"
+    text = check(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "a layer's loss dominates" in text
+    assert flag in text
+
+
+def test_where_all_layers_lose_alike_or_nothing_none_dominates(tmp_path):
+    for name, decibels in (("alike", lambda i: 30.0 - 10 * math.log10(i + 1)), ("nothing", lambda i: 60.0)):
+        run = Run(folder=tmp_path / name)
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            run.log("layer", node=f"conv2d_{i}", path=f"conv{i}", bits=4, snr_db=decibels(i))
+        assert summary_of(tmp_path / name)["troubles"] == []
+
+
+def test_findings_times_and_images_show(tmp_path):
+    run = record(tmp_path)
+    flag = "--set 'keep_float=[\"c\"]'"
+    run.log("finding", disease="a channel eats the range", where="relu", what="channel 5 reaches 35 times as far",
+            remedy="let c read it in float", flag=flag, grave=True)  # fmt: skip
+    run.log("layer_latency", model="teacher", layers={"conv2d_0": 2.0, "conv2d_1": 1.0}, rest=0.25, runs=9)
+    run.log("layer_latency", model="student", layers={"conv2d_0": 0.5, "conv2d_1": 1.5}, rest=0.75, runs=9)
+    (tmp_path / "contact_sheet.jpg").write_bytes(b"a picture")
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    text = check(html).replace("\u00a0", " ")
+    for needle in ("channel 5 reaches 35 times as far", flag, "0.25 ms before and 0.75 ms after", "2 ms → 0.5 ms"):
+        assert needle in text, needle
+    assert "Milliseconds in the runtime" in text
+    assert "data:image/jpeg;base64,YSBwaWN0dXJl" in html
+    assert "sha256sum -c" in text
+    assert "torch==2.15.0" in text
+
+
+def test_a_front_shows_where_there_is_one(tmp_path):
+    record(tmp_path)
+    points = [
+        {"size": 4e4, "macs": 0.4, "milliseconds": None, "error": 0.3, "command": "datafree compress <b> --size 4"}
+    ]
+    points.append({"size": 6e4, "macs": 0.6, "error": 0.05, "command": ["datafree", "compress"]})
+    (tmp_path / "front.json").write_text(json.dumps({"points": points}))
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    text = check(html).replace("\u00a0", " ")
+    assert "All 2 points" in text
+    assert "datafree compress <b> --size 4" in text
+    assert html.count('<circle class="point" cx') >= 2
+    (tmp_path / "front.json").write_text('{"points": 3}')
+    with pytest.raises(Refusal, match="no list of points"):
+        write_report(tmp_path)
 
 
 def accuracies(run, data="digits", shift=0.0):

@@ -22,10 +22,12 @@ from datafree.api.stored import is_stored, open_stored
 from datafree.evaluate.compare import compare
 from datafree.evaluate.latency import measure_latency
 from datafree.graph import ModelGraph
+from datafree.graph.diagnosis import findings
 from datafree.graph.doors import open_model, open_student
 from datafree.graph.fingerprint import fingerprint
 from datafree.graph.renormalize import renormalize
 from datafree.pack import Pack, open_pack
+from datafree.pack.contact_sheet import contact_sheet
 from datafree.recipes.request import Request
 from datafree.recipes.settings import build, choose, describe, to_yaml
 from datafree.report import figures
@@ -35,6 +37,8 @@ from datafree.run.ranks import Ranks
 from datafree.spec import TARGETS, Budget, InputSpec, Refusal, name_of
 
 ALONE = Ranks()
+_ON_SHEET = 30
+"""Synthetic images on the report's picture."""
 
 
 def compress(
@@ -164,14 +168,19 @@ def carry_out(
         if scalars and ranks.first:
             follow(run, place)
     with refusals_noted(run):
+        _note_findings(recipe, teacher, run)
         made: ModelGraph = recipe.compress(teacher, teacher.inputs, run, **handed)
         if pack is not None and not any(entry["event"] == "handed" for entry in run.ledger.entries):
             text = f"The recipe {name_of(recipe)} needs no images: those of {pack.folder} only serve to compare."
             run.log("note", text=text)
         with run.step("compare with the original"):
             compare(made, teacher, run)
+        shown = run.shown if run.shown is not None else run.images
+        sheet = None if shown is None else contact_sheet(shown[:_ON_SHEET].cpu(), teacher.inputs)
         run.shown = run.judges = None  # many megabytes that nobody will ask for again
-    return Result(teacher=teacher, student=made, recipe=recipe, settings=resolved, run=run, first=ranks.first)
+    return Result(
+        teacher=teacher, student=made, recipe=recipe, settings=resolved, run=run, first=ranks.first, sheet=sheet
+    )
 
 
 def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Collection[str]) -> Any:
@@ -202,6 +211,16 @@ def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Co
         text += f", {figures.milliseconds(best.milliseconds)} an input"
     run.log("note", text=text + ".")
     return best.request
+
+
+def _note_findings(recipe: Any, teacher: ModelGraph, run: Run) -> None:
+    """What will be hard, for recipes that let bits and channels be chosen; others make a network of their own."""
+    if not isinstance(recipe, Request):
+        return
+    with run.step("look the network over"):
+        for one in findings(teacher, TARGETS[recipe.target]):
+            run.log("finding", disease=one.disease, where=one.where, what=one.what, remedy=one.remedy, flag=one.flag,
+                    grave=one.grave)  # fmt: skip
 
 
 def _students(recipe: Any, given: Any, teacher: ModelGraph, run: Run) -> dict[str, ModelGraph]:

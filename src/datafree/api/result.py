@@ -7,18 +7,22 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from datafree.api.job import describe_file, refusals_noted
 from datafree.evaluate.latency import measure_latency
+from datafree.evaluate.layer_latency import layer_latency
 from datafree.graph import ModelGraph, quantizers
 from datafree.recipes.settings import to_yaml
 from datafree.report import figures, summarize, write_report
-from datafree.run import FILES, Run, claim_folder
+from datafree.run import FILES, Run, claim_folder, write_atomic
 from datafree.run.folder import home_of
 from datafree.spec import TARGETS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FUSED = 4
 """Steps of the last activation by which fused operators may differ from the graph: each rounds once more."""
@@ -33,6 +37,7 @@ class Result:
     settings: what `settings.yaml` says
     run: seed, device and ledger
     first: whether this process writes, of those that worked on the job together
+    sheet: a picture of some synthetic images, where there were any
     """
 
     teacher: ModelGraph
@@ -41,6 +46,7 @@ class Result:
     settings: Mapping[str, Any]
     run: Run
     first: bool = True
+    sheet: Image | None = None
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -86,6 +92,9 @@ def _save(result: Result, folder: Path) -> None:
         export_pt2(result.student, folder / "student.pt2")
         if not quantizers(result.student) and is_sparse(result.student):
             _note_sparse(run, export_sparse(result.student, folder / "student.sparse.safetensors", run))
+    if result.sheet is not None:
+        with write_atomic(folder / "contact_sheet.jpg") as temporary:
+            result.sheet.save(temporary, format="JPEG", quality=88)
     with run.step("write student.onnx"):
         student = folder / "student.onnx"
         written = export_onnx(result.student, student, target, run)
@@ -99,6 +108,9 @@ def _save(result: Result, folder: Path) -> None:
         timed = measure_latency({"teacher": teacher, "student": student}, seconds=2.0, threads=torch.get_num_threads())
         for name, found in timed.items():
             run.log("latency", model=name, **found)
+        for name, path, graph in (("teacher", teacher, result.teacher), ("student", student, result.student)):
+            layers = [(layer.node, layer.kind) for layer in graph.layers]
+            run.log("layer_latency", model=name, **layer_latency(path, layers, threads=torch.get_num_threads()))
     _note_limits(run, written, timed["teacher"]["median_ms"] / timed["student"]["median_ms"])
     begun = run.ledger.entries[0]["at"]
     files = {

@@ -9,6 +9,7 @@ import typer
 
 from datafree.cli import failure
 from datafree.cli.audit import audit
+from datafree.cli.compare import compare
 from datafree.cli.compress import compress, demo
 from datafree.cli.distill import distill
 from datafree.cli.doctor import doctor
@@ -32,6 +33,7 @@ for function, name in (
     (evaluate, "evaluate"),
     (audit, "audit"),
     (report, "report"),
+    (compare, "compare"),
     (export, "export"),
     (doctor, "doctor"),
     (list_methods, "list"),

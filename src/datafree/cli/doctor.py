@@ -24,7 +24,8 @@ def doctor(
     """Look a network over before compressing it: what can be pruned and quantized, and what will be hard.
 
     It names layers, BatchNorms, channel groups that are free or fixed (and why), operators that stay in float, dead
-    channels and outlying weights, each with what to do about it. Nothing is written.
+    channels, outlying weights, and activations whose one grid serves few of their channels, each with what to do about
+    it and the option of `compress` that does it. Nothing is written.
     Without MODEL it says what is installed.
 
     Examples:
@@ -42,15 +43,16 @@ def doctor(
     chosen = choose(target, TARGETS, "target")
     from datafree.graph.diagnosis import diagnose
     from datafree.graph.doors import open_model
+    from datafree.graph.finding import flags, together
 
     given = options.inputs_from(shape, mean, std, features)
     graph = open_model(model, checkpoint=checkpoint, inputs=given or None)
     found = diagnose(graph, chosen)
     free = [group for group in found.groups if group.fixed is None]
     if as_json:
-        screen.emit(
-            {"model": model, "target": target, "inputs": dataclasses.asdict(graph.inputs), **dataclasses.asdict(found)}
-        )
+        told = dataclasses.asdict(found)
+        told["findings"] = [{**dataclasses.asdict(one), "flag": one.flag} for one in found.findings]
+        screen.emit({"model": model, "target": target, "inputs": dataclasses.asdict(graph.inputs), **told})
         return
     console = screen.results()
     layers = ", ".join(f"{count} {name}" for name, count in found.layers.items())
@@ -77,12 +79,16 @@ def doctor(
         console.print()
         console.print(shown)
     if found.findings:
-        shown = screen.table("", "where", "finding", "what to do")
+        shown = screen.table("", "where", "finding", "what to do", "option")
         for finding in found.findings:
-            shown.add_row("!" if finding.grave else "", finding.where, finding.what, finding.remedy)
+            mark = "!" if finding.grave else ""
+            shown.add_row(mark, finding.where, finding.what, finding.remedy, finding.flag)
         console.print()
         console.print(shown)
+    treated = flags(together(finding for finding in found.findings if finding.grave))
     console.print(f"\nNothing stands in the way of `datafree compress {model} --out OUT`.")
+    if treated:
+        console.print(f"With what is marked dealt with: datafree compress {model} {treated} --out OUT")
 
 
 _OPTIONAL = {

@@ -30,9 +30,9 @@ def pair_of_bars(before: float | None, after: float | None, text: Callable[[floa
 
 
 def layer_chart(rows: Sequence[dict[str, Any]]) -> str:
-    """Panels over one axis of layers: parameters, bits, channels kept, signal-to-noise; '' without rows.
+    """Panels over one axis of layers: parameters, bits, channels kept, time, signal-to-noise; '' without rows.
 
-    rows: `layer` entries of the ledger, in execution order
+    rows: the summary's `layers`, in execution order
 
     A panel appears only when some layer has a value for it.
     """
@@ -45,7 +45,9 @@ def layer_chart(rows: Sequence[dict[str, Any]]) -> str:
         ("Parameters, before and after (square-root scale)", 84, _parameters),
         ("Bits of weights (bars) and activations (dots)", 70, _bits),
         ("Output channels kept", 56, _kept),
+        ("Milliseconds in the runtime, before and after", 84, _times),
         ("Signal-to-noise of the output, dB", 90, _noise),
+        ("Noise the layer adds, share of all", 56, _added),
     ):
         body = draw(rows, step, height)
         if not body:
@@ -64,7 +66,8 @@ def layer_chart(rows: Sequence[dict[str, Any]]) -> str:
     return (
         f'<svg class="layers" viewBox="0 0 {width:.0f} {y:.0f}" role="img" '
         f'style="min-width:{narrowest:.0f}px;max-width:{1.2 * width:.0f}px" '
-        f'aria-label="Each layer: parameters, bits, channels kept and signal-to-noise">{"".join(panels)}{columns}</svg>'
+        f'aria-label="Each layer: parameters, bits, channels kept, time and signal-to-noise">'
+        f"{''.join(panels)}{columns}</svg>"
     )
 
 
@@ -105,6 +108,36 @@ def _kept(rows: Sequence[dict[str, Any]], step: float, height: float) -> str:
         if row.get("kept") is not None:
             bars.append(_bar(i, step, height, 1.0, "ghost"))
             bars.append(_bar(i, step, height, row["kept"], "accent"))
+    return "".join(bars)
+
+
+def _times(rows: Sequence[dict[str, Any]], step: float, height: float) -> str:
+    longest = max((max(row.get("ms_before") or 0, row.get("ms") or 0) for row in rows), default=0)
+    if not longest:
+        return ""
+    bars = [_axis(step * len(rows), height, [(1.0, f"{longest:.2g}"), (0.5, f"{longest / 2:.2g}")])]
+    inset = max(step * 0.14, (step - _WIDEST) / 2)
+    wide = (step - 2 * inset) / 2
+    for i, row in enumerate(rows):
+        slower = (row.get("ms") or 0) > 1.05 * (row.get("ms_before") or math.inf)
+        for place, key, style in ((0, "ms_before", "ghost"), (1, "ms", "warn" if slower else "accent")):
+            if row.get(key):
+                tall = max(1.0, height * row[key] / longest)
+                x, y = i * step + inset + place * wide, height - tall
+                bars.append(
+                    f'<rect class="{style}" x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{tall:.1f}" rx="1"/>'
+                )
+    return "".join(bars)
+
+
+def _added(rows: Sequence[dict[str, Any]], step: float, height: float) -> str:
+    largest = max((row.get("added") or 0 for row in rows), default=0)
+    if not largest:
+        return ""
+    bars = [_axis(step * len(rows), height, [(1.0, figures.percent(largest, 0)), (0.5, "")])]
+    for i, row in enumerate(rows):
+        if row.get("added"):
+            bars.append(_bar(i, step, height, row["added"] / largest, "warn" if row["added"] >= 0.2 else "accent"))
     return "".join(bars)
 
 
@@ -154,8 +187,14 @@ def _tooltip(row: dict[str, Any]) -> str:
         lines.append(f"weights: {bits(row['bits'])}; activations: {bits(row.get('activation_bits') or 32)}")
     if row.get("kept") is not None:
         lines.append(f"channels kept: {figures.percent(row['kept'], 0)}")
+    if row.get("ms") is not None:
+        before = row.get("ms_before")
+        was = figures.milliseconds(before) + " → " if before is not None else ""
+        lines.append(f"time: {was}{figures.milliseconds(row['ms'])}")
     if row.get("snr_db") is not None:
         lines.append(f"signal-to-noise: {figures.decibels(row['snr_db'])}")
+    if row.get("added"):
+        lines.append(f"adds {figures.percent(row['added'], 0)} of the noise")
     return "\n".join(lines)
 
 

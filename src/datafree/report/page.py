@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import shlex
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from jinja2 import Environment, StrictUndefined, TemplateError
 from markupsafe import Markup
 
 from datafree.report import charts, figures
+from datafree.report.scatter import scatter
 from datafree.report.summary import strange_entries_refused, summary_of
 from datafree.run import write_atomic
 
@@ -23,7 +26,7 @@ def write_report(folder: str | Path) -> Path:
     summary = summary_of(folder)
     with strange_entries_refused(folder):
         try:
-            text = render(summary)
+            text = render(summary, _embedded(folder, summary["sheet"]))
         except TemplateError as error:
             raise ValueError(str(error)) from error
     with write_atomic(folder / "report.html") as temporary:
@@ -31,8 +34,18 @@ def write_report(folder: str | Path) -> Path:
     return folder / "report.html"
 
 
-def render(summary: dict[str, Any]) -> str:
-    """The page's HTML. Everything from the ledger is escaped: a layer's or a file's name cannot become markup."""
+def _embedded(folder: Path, name: str | None) -> str:
+    """A picture of the folder as the address of an image that lies in the page itself; '' without one."""
+    if name is None:
+        return ""
+    return "data:image/jpeg;base64," + base64.b64encode((folder / name).read_bytes()).decode("ascii")
+
+
+def render(summary: dict[str, Any], sheet: str = "") -> str:
+    """The page's HTML. Everything from the ledger is escaped: a layer's or a file's name cannot become markup.
+
+    sheet: address of the picture of synthetic images, '' without one
+    """
     room = files("datafree.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     for name in (
@@ -52,10 +65,30 @@ def render(summary: dict[str, Any]) -> str:
     ):
         environment.filters[name] = getattr(figures, name)
     environment.filters["bits"] = charts.bits
+    environment.filters["quoted"] = shlex.quote
     template = environment.from_string((room / "page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         run=summary,
         style=Markup((room / "page.css").read_text(encoding="utf-8")),
+        sheet=sheet,
+        front=Markup(_front(summary["front"])),
         layer_chart=Markup(charts.layer_chart(summary["layers"])),
         bars=lambda before, after, text: Markup(charts.pair_of_bars(before, after, getattr(figures, text))),
     )
+
+
+def _front(points: list[dict[str, Any]]) -> str:
+    """The front as a picture: error against file size, or against time where no size is told."""
+    for axis, title, text in (
+        ("size", "file", figures.size),
+        ("milliseconds", "time of one input", figures.milliseconds),
+        ("macs", "share of the operations", figures.percent),
+    ):
+        known = [point for point in points if point[axis] is not None and point["error"] is not None]
+        if len(known) > 1:
+            marks = [(point[axis], point["error"], point["command"]) for point in known]
+            return scatter(
+                marks, x=title, y="share of the answer lost", x_text=text, y_text=figures.percent, joined=True,
+                named=False,
+            )  # fmt: skip
+    return ""

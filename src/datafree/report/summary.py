@@ -11,11 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from datafree.report.front import front_of
+from datafree.report.troubles import added_noise, dominating
 from datafree.run import read_ledger
 from datafree.run.replaced import settle
 from datafree.spec import Refusal
 
 Entry = dict[str, Any]
+
+SHEET = "contact_sheet.jpg"
+"""Some of the synthetic images, as a job with a folder leaves them."""
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
@@ -40,7 +45,7 @@ def summary_of(folder: Path) -> dict[str, Any]:
     settings = folder / "settings.yaml"
     text = settings.read_text(encoding="utf-8", errors="replace") if settings.is_file() else ""
     with strange_entries_refused(folder):
-        return {**summarize(entries), "settings": text}
+        return {**summarize(entries), "settings": text, "front": front_of(folder), "sheet": _sheet(folder)}
 
 
 @contextmanager
@@ -61,6 +66,8 @@ def summarize(entries: Iterable[Entry]) -> dict[str, Any]:
     rest."""
     entries = [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("event"), str)]
     finish, failed = _last(entries, "finish"), _last(entries, "step_failed")
+    times = _by_model(entries, "layer_latency")
+    layers = _with_times(_unique(_all(entries, "layer"), "node"), times)
     sizes, latencies = _by_model(entries, "size"), _by_model(entries, "latency")
     return {
         "state": "finished" if finish else ("failed" if failed or _last(entries, "refused") else "unfinished"),
@@ -70,7 +77,10 @@ def summarize(entries: Iterable[Entry]) -> dict[str, Any]:
         "steps": _all(entries[: entries.index(finish)] if finish else entries, "step"),
         "failed_step": None if finish else failed,
         "integers": any(entry.get("activation_bits", 32) < 32 for entry in _all(entries, "layer")),
-        "layers": _unique(_all(entries, "layer"), "node"),
+        "layers": layers,
+        "layer_latency": times,
+        "findings": _all(entries, "finding"),
+        "troubles": dominating(layers),
         "size": sizes,
         "size_ratio": _ratio(sizes, "file_bytes") or _ratio(sizes, "bytes"),
         "macs_ratio": _ratio(sizes, "macs"),
@@ -88,7 +98,29 @@ def summarize(entries: Iterable[Entry]) -> dict[str, Any]:
         "refused": _all(entries, "refused"),
         "notes": list(dict.fromkeys(entry.get("text", "") for entry in _all(entries, "note"))),
         "finish": finish,
+        "settings": "",
+        "front": [],
+        "sheet": None,
     }
+
+
+def _with_times(layers: list[Entry], times: dict[str, Entry]) -> list[Entry]:
+    """Layers with `ms_before` and `ms`, where the profiler told them, and their share `added` of the noise."""
+    added = added_noise(layers)
+    total = sum(value for value in added if value is not None)
+    rows = []
+    for row, noise in zip(layers, added):
+        before, after = (
+            times.get(model, {}).get("layers", {}).get(row.get("node")) for model in ("teacher", "student")
+        )
+        share = noise / total if noise is not None and total > 0 else None
+        rows.append({**row, "ms_before": before, "ms": after, "added": share})
+    return rows
+
+
+def _sheet(folder: Path) -> str | None:
+    """Name of the picture of synthetic images, where there is one."""
+    return SHEET if (folder / SHEET).is_file() else None
 
 
 _LEFT = {

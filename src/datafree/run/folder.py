@@ -27,6 +27,7 @@ FILES = (
     "student.onnx.data",
     "preprocess.json",
     "parity.json",
+    "contact_sheet.jpg",
     "report.html",
     "traceback.txt",
 )
