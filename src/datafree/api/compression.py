@@ -188,11 +188,13 @@ def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Co
         timed = measure_latency(files, seconds=1.0, threads=torch.get_num_threads())
         return {name: found["median_ms"] for name, found in timed.items()}
 
-    best = fit(teacher, recipe, budget, run, clock=clock, free=frozenset(free))[0]
+    best = fit(teacher, recipe, budget, run, clock=clock, free=frozenset(free))
     four = f"{len(best.coarse)} of {len(teacher.layers)} layers in 4 bits" if best.coarse else "no layer in 4 bits"
-    text = (
-        f"The budget chose {best.request.ratio:.0%} of the channels to go and {four}: about {figures.size(best.size)}"
-    )
+    own = best.request.group_ratios.values()
+    share = f"{min(own):.0%} to {max(own):.0%} of each group's channels" if own else (
+        f"{best.request.ratio:.0%} of the channels"
+    )  # fmt: skip
+    text = f"The budget chose {share} to go and {four}: about {figures.size(best.size)}"
     text += f" and {best.macs:.0%} of the operations"
     if best.milliseconds is not None:
         text += f", {figures.milliseconds(best.milliseconds)} an input"
