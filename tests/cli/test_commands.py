@@ -15,7 +15,19 @@ from datafree.recipes.families import FAMILIES
 from datafree.recipes.settings import from_yaml
 from datafree.run import read_ledger
 
-COMMANDS = ["compress", "distill", "synthesize", "evaluate", "export", "report", "list", "show", "doctor", "demo"]
+COMMANDS = [
+    "compress",
+    "distill",
+    "front",
+    "synthesize",
+    "evaluate",
+    "export",
+    "report",
+    "list",
+    "show",
+    "doctor",
+    "demo",
+]
 FILES = [
     "settings.yaml",
     "ledger.jsonl",

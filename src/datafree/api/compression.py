@@ -183,12 +183,7 @@ def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Co
 
     own = type(recipe)()
     free = {name for name in FREE if name not in said and getattr(recipe, name) == getattr(own, name)}
-
-    def clock(files: Mapping[str, Path]) -> dict[str, float]:
-        timed = measure_latency(files, seconds=1.0, threads=torch.get_num_threads())
-        return {name: found["median_ms"] for name, found in timed.items()}
-
-    best = fit(teacher, recipe, budget, run, clock=clock, free=frozenset(free))
+    best = fit(teacher, recipe, budget, run, clock=timed_files, free=frozenset(free))
     four = f"{len(best.coarse)} of {len(teacher.layers)} layers in 4 bits" if best.coarse else "no layer in 4 bits"
     own = best.request.group_ratios.values()
     share = f"{min(own):.0%} to {max(own):.0%} of each group's channels" if own else (
@@ -200,6 +195,12 @@ def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Co
         text += f", {figures.milliseconds(best.milliseconds)} an input"
     run.log("note", text=text + ".")
     return best.request
+
+
+def timed_files(files: Mapping[str, Path]) -> dict[str, float]:
+    """Milliseconds of one input by name, the files run side by side for a second."""
+    timed = measure_latency(files, seconds=1.0, threads=torch.get_num_threads())
+    return {name: found["median_ms"] for name, found in timed.items()}
 
 
 def _students(recipe: Any, given: Any, teacher: ModelGraph, run: Run) -> dict[str, ModelGraph]:

@@ -11,6 +11,7 @@ from datafree.cli import failure
 from datafree.cli.compress import compress, demo
 from datafree.cli.distill import distill
 from datafree.cli.doctor import doctor
+from datafree.cli.front import front
 from datafree.cli.methods import list_methods, show
 from datafree.cli.results import evaluate, export, report
 from datafree.cli.synthesize import synthesize
@@ -28,6 +29,7 @@ for function, name in (
     (compress, "compress"),
     (synthesize, "synthesize"),
     (distill, "distill"),
+    (front, "front"),
     (evaluate, "evaluate"),
     (report, "report"),
     (export, "export"),

@@ -23,10 +23,14 @@ FILES = (
     "preprocess.json",
     "parity.json",
     "report.html",
+    "front.json",
+    "front.html",
     "traceback.txt",
 )
 """What a run writes beside images and states; nothing else in a folder is ever touched."""
 
+POINTS = "points"
+"""Where a front keeps the settings of each of its points."""
 RECONSTRUCTED, TRAINED, DISTILLED = "reconstructed", "trained", "distilled"
 """Where repairs keep what they have reached, one safetensors file for each part or training; a game against a generator
 has two, its last state and the one before."""
@@ -84,7 +88,8 @@ def join_folder(folder: Path, settings: str, *, goes_on: Callable[[str], bool], 
 
 def _states_in(folder: Path) -> list[Path]:
     kept = [(name, "*.safetensors") for name in (RECONSTRUCTED, TRAINED, DISTILLED)]
-    return [path for name, files in [*kept, (SCALARS, "events.out.tfevents.*")] for path in (folder / name).glob(files)]
+    kept += [(POINTS, "*.yaml"), (SCALARS, "events.out.tfevents.*")]
+    return [path for name, files in kept for path in (folder / name).glob(files)]
 
 
 def _text(path: Path) -> str:

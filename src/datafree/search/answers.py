@@ -39,4 +39,13 @@ class Answers:
 
     def error(self, student: ModelGraph, other: Tensor | None = None) -> float:
         """Squared distance of the answers as a share of their energy. other: from these answers, not the original's"""
-        return float((self.of(student) - (self.wanted if other is None else other)).square().sum()) / self.energy
+        return self._error(self.of(student), self.wanted if other is None else other)
+
+    def compare(self, student: ModelGraph) -> tuple[float, float]:
+        """The error, and the percentage of pictures on which the first answer is the original's."""
+        told = self.of(student)
+        same = told.argmax(-1) == self.wanted.argmax(-1)
+        return self._error(told, self.wanted), 100 * float(same.double().mean())
+
+    def _error(self, told: Tensor, wanted: Tensor) -> float:
+        return float((told - wanted).square().sum()) / self.energy

@@ -61,7 +61,7 @@ class Bench:
     files: Path
     bits: bool
     answers: Answers = field(init=False)
-    _errors: dict[Any, float | Refusal] = field(init=False, default_factory=dict)
+    _told: dict[Any, tuple[float, float] | Refusal] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.target = TARGETS[self.request.target]
@@ -107,17 +107,25 @@ class Bench:
 
     def measured(self, one: Fitted) -> Fitted:
         """The candidate with its error. Raises Refusal where it cannot be made."""
+        return dataclasses.replace(one, error=self._compared(one)[0])
+
+    def agreement(self, one: Fitted) -> float:
+        """Percent of the pictures on which its first answer is the original's. Raises Refusal likewise."""
+        return self._compared(one)[1]
+
+    def _compared(self, one: Fitted) -> tuple[float, float]:
         asked = one.request
         key = (asked.ratio, tuple(asked.group_ratios.items()), asked.multiple, frozenset(one.coarse))
-        if key not in self._errors:
+        if key not in self._told:
             try:
-                self._errors[key] = self.answers.error(self.made(asked, dict.fromkeys(one.coarse, COARSE)))
+                made = self.made(asked, dict.fromkeys(one.coarse, COARSE))
+                self._told[key] = self.answers.compare(made)
             except Refusal as refusal:
-                self._errors[key] = refusal
-        found = self._errors[key]
+                self._told[key] = refusal
+        found = self._told[key]
         if isinstance(found, Refusal):
             raise found
-        return dataclasses.replace(one, error=found)
+        return found
 
     def made(self, asked: Request, bits: Mapping[str, int] | None = None, **changes: Any) -> ModelGraph:
         """Pruned and repaired in the closed form, activations in float, and so are weights that would have 8 bits."""

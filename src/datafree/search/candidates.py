@@ -95,11 +95,11 @@ class Candidates:
         found = [*self._allocated(limits, asked), *self._uniforms(limits, asked)]
         return self._measured(found)
 
-    def least(self) -> Fitted:
-        """The smallest there can be. Raises the Refusal of what cannot be made."""
+    @property
+    def smallest(self) -> Fitted:
+        """The smallest there can be."""
         ratio = self.ladder[-1] if self.uniform else self.bench.request.ratio
-        one = self.bench.candidate(frozenset(self.bench.choices), ratio=ratio)
-        return self.bench.measured(one)
+        return self.bench.candidate(frozenset(self.bench.choices), ratio=ratio)
 
     def _allocated(self, limits: Limits, multiples: Sequence[int]) -> list[Fitted]:
         if not self.apart or self.shares is None:

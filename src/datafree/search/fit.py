@@ -109,7 +109,7 @@ class Search:
             if limits.kept_by(made):
                 return made
             drawn = drawn.tighter(limits, made, found[0])
-        made = self._written(self.candidates.least(), limits)  # forecasts may be too dark
+        made = self._written(self.bench.measured(self.candidates.smallest), limits)  # forecasts may be too dark
         if limits.kept_by(made):
             return made
         raise _out_of_reach(made, limits)
