@@ -86,6 +86,5 @@ def front(
     console = screen.results()
     console.print(shown)
     console.print("\n●: no other point is as small and as near to the original. Named points are uniform.", style="dim")
-    console.print(
-        f"\npicture  {out / 'front.html'}\nmake one  datafree compress --settings {out}/points/NN.yaml --out DIR"
-    )
+    console.print(f"\npicture   {out / 'front.html'}")
+    console.print(f"make one  datafree compress --settings {out}/points/NN.yaml --out FOLDER")

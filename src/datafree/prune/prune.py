@@ -168,7 +168,7 @@ def _globally(
 def _refuse_strangers(own: Mapping[str, float], served: Sequence[ChannelGroup], allocation: str) -> None:
     if own and allocation == "global":
         raise Refusal(
-            "shares of groups cannot stand beside allocation 'global'",
+            "group_ratios cannot stand beside allocation 'global'",
             why="it chooses every group's share by one threshold",
             remedy="leave group_ratios out, or ask for allocation 'uniform'",
         )
