@@ -185,10 +185,10 @@ def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Co
     free = {name for name in FREE if name not in said and getattr(recipe, name) == getattr(own, name)}
     best = fit(teacher, recipe, budget, run, clock=timed_files, free=frozenset(free))
     four = f"{len(best.coarse)} of {len(teacher.layers)} layers in 4 bits" if best.coarse else "no layer in 4 bits"
-    own = best.request.group_ratios.values()
-    share = f"{min(own):.0%} to {max(own):.0%} of each group's channels" if own else (
-        f"{best.request.ratio:.0%} of the channels"
-    )  # fmt: skip
+    lost = [share for share in best.request.group_ratios.values() if share]
+    share = f"{best.request.ratio:.0%} of the channels"
+    if lost:
+        share = f"{min(lost):.0%} to {max(lost):.0%} of the channels of {len(lost)} group{'s' if len(lost) > 1 else ''}"
     text = f"The budget chose {share} to go and {four}: about {figures.size(best.size)}"
     text += f" and {best.macs:.0%} of the operations"
     if best.milliseconds is not None:

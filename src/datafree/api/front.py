@@ -84,7 +84,7 @@ def make_front(
     found: list[Point] = []
 
     def keep() -> dict[str, Any]:
-        whole = {"size": search.whole, "milliseconds": search.candidates.before if timed else None}
+        whole = {"size": search.original(), "milliseconds": search.candidates.before if timed else None}
         rows = [
             _row(place, point, whole, folder, best) for place, (point, best) in enumerate(zip(found, pareto(found)), 1)
         ]
@@ -94,7 +94,8 @@ def make_front(
         write_front(folder)
         return told
 
-    free = frozenset(name for name in FREE if name not in settings)
+    said = {*settings, *({"layer_bits"} if "weights" in settings else ())}
+    free = frozenset(name for name in FREE if name not in said)
     scratch = tempfile.TemporaryDirectory(prefix="datafree-")
     with scratch, refusals_noted(run), run.step("find the front"):
         search = Search(teacher, request, run, Path(scratch.name), clock=timed_files, free=free)

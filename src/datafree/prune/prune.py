@@ -120,7 +120,9 @@ def ratio_of(group: ChannelGroup, ratio: float, group_ratios: Mapping[str, float
 
 
 def removed_of(size: int, ratio: float, multiple: int) -> int:
-    """Channels to remove; halves are rounded down, so that at least half of two channels stays."""
+    """Channels to remove, none at ratio 0; halves are rounded down, so that at least half of two channels stays."""
+    if ratio == 0:
+        return 0
     keep = min(size, max(1, math.floor(size * (1 - ratio) + 0.5)))
     return size - round_width(size, keep, multiple)
 

@@ -24,6 +24,7 @@ from datafree.search.widths import Widths
 PRODUCTS = 20_000
 """Products of choices up to which every group chooses by itself; beyond, neighbours choose together."""
 SECONDS = 10.0
+_OUT_OF_TIME, _INFEASIBLE = 1, 2
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def allocate(
     most: int | None = None,
     products: int = PRODUCTS,
 ) -> Allocation | None:
-    """The best allocation; None where nothing keeps the limits.
+    """The best allocation; None where nothing keeps the limits, or nothing that does was found in time.
 
     levels: of every group of `widths`; coarse: weights of each choice that may get 4 bits; losses: what that costs
     most: how many groups, at most, choose by themselves; of more, neighbours choose together
@@ -193,7 +194,7 @@ class _Program:
             options={"mip_rel_gap": 1e-4, "time_limit": SECONDS},
         )
         if found.x is None:
-            if found.status == 2:
+            if found.status in (_OUT_OF_TIME, _INFEASIBLE):
                 return None
             raise RuntimeError(f"no allocation was found: {found.message}")
         shares: dict[str, float] = {}

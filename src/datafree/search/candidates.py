@@ -105,10 +105,9 @@ class Candidates:
         if not self.apart or self.shares is None:
             return []
         found: dict[tuple[object, ...], Fitted] = {}
-        for multiple in multiples:
-            levels = self._levels(multiple)
-            for dear in DEARNESS if self.bench.choices else (1.0,):
-                plan = self._plan(levels, limits, multiple, dear)
+        for dear in DEARNESS if self.bench.choices else (1.0,):
+            for multiple in multiples:
+                plan = self._plan(self._levels(multiple), limits, dear)
                 if plan is not None:
                     ratios = {name: share for name, share in plan.shares.items() if share}
                     one = self.bench.candidate(plan.coarse, ratio=0.0, group_ratios=ratios, multiple=multiple)
@@ -119,7 +118,10 @@ class Candidates:
         """The most promising uniform shares; those wider than the first that needs no 4 bits."""
         found: list[tuple[float, Fitted]] = []
         for ratio in self.ladder if self.uniform else (self.bench.request.ratio,):
-            made = [self._uniform(ratio, multiple, limits) for multiple in (multiples if ratio else multiples[:1])]
+            made = [
+                self._uniform(ratio, multiple, limits)
+                for multiple in (multiples if ratio else [self.bench.request.multiple])
+            ]
             found += [(one[1], one[0]) for one in made if one is not None]
             if any(one is not None and not one[0].coarse for one in made):
                 break  # narrower networks would keep the budget too, and lose more
@@ -139,10 +141,10 @@ class Candidates:
         plain = bench.candidate(frozenset(), ratio=ratio, multiple=multiple)
         if limits.kept_by(self._forecast(plain) if limits.before is not None else plain):
             return plain, sum(losses.values())
-        plan = self._plan(levels, limits, multiple, 1.0)
+        plan = self._plan(levels, limits, 1.0)
         return None if plan is None else (bench.candidate(plan.coarse, ratio=ratio, multiple=multiple), plan.loss)
 
-    def _plan(self, levels: Mapping[str, Levels], limits: Limits, multiple: int, dear: float) -> Allocation | None:
+    def _plan(self, levels: Mapping[str, Levels], limits: Limits, dear: float) -> Allocation | None:
         coarse = {name: choice.weights for name, choice in self.bench.choices.items()}
         prices = {name: loss * dear for name, loss in self.bits.items()} if coarse else {}
         return allocate(self.bench.widths, levels, coarse, prices, list(self._meters(limits)), most=len(self.bundles))

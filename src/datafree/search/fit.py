@@ -77,23 +77,22 @@ class Search:
     def __post_init__(self) -> None:
         self.bench = Bench(self.teacher, self.request, self.run, self.files, "layer_bits" in self.free)
         self.candidates = Candidates(self.bench, self.clock, self.free, self.ladder)
-        self._whole: int | None = None
+        self._original: int | None = None
 
-    @property
-    def whole(self) -> int:
-        """Bytes of the original's file."""
-        if self._whole is None:
-            self._whole = int(export_onnx(self.teacher, self.files / "teacher.onnx")["bytes"])
-        return self._whole
+    def original(self) -> int:
+        """Bytes of the original's file, which is written once."""
+        if self._original is None:
+            self._original = int(export_onnx(self.teacher, self.files / "teacher.onnx")["bytes"])
+        return self._original
 
     def limits(self, budget: Budget) -> Limits:
         """What a budget means for this network."""
         size = math.inf if budget.size is None else float(budget.size)
         if budget.size_share is not None:
-            size = min(size, self.whole * budget.size_share)
+            size = min(size, self.original() * budget.size_share)
         before, milliseconds = None, math.inf
         if budget.timed:
-            assert self.whole  # its file is what is timed
+            self.original()  # its file is what is timed
             before = self.candidates.before
             milliseconds = min(budget.latency_ms or math.inf, before / budget.speedup if budget.speedup else math.inf)
         return Limits(size=size, macs=budget.macs or math.inf, milliseconds=milliseconds, before=before)

@@ -34,7 +34,7 @@ def sweep(search: Search, count: int, *, timed: bool = False) -> Iterator[Point]
     Ends early where time runs out, after the point at work; points of the same settings come once.
     """
     bench, candidates = search.bench, search.candidates
-    assert search.whole  # its file is what sizes and times are shares of
+    search.original()  # its file is what sizes and times are shares of
     largest, smallest = bench.candidate(frozenset()).size, candidates.smallest.size * 1.005
     known: set[object] = set()
     steps = max(count - 1, 1)
