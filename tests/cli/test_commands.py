@@ -18,6 +18,7 @@ from datafree.run import read_ledger
 COMMANDS = [
     "compress",
     "distill",
+    "front",
     "synthesize",
     "evaluate",
     "export",

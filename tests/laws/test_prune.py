@@ -149,3 +149,35 @@ def test_nothing_to_prune_is_refused_with_a_remedy():
         prune(graph, ratio=0.5, criterion=L1, run=Run(), include=["no such layer"])
     with pytest.raises(Refusal, match="larger ratio"):
         prune(graph, ratio=0.001, criterion=L1, run=Run())
+
+
+def test_groups_lose_shares_of_their_own_where_these_are_told():
+    graph, run = ModelGraph.trace(*ZOO["plain"]()), Run()
+    free = [group for group in channel_groups(graph) if group.fixed is None]
+    own = {"*": 0.25, free[0].name: 0.5}
+    prune(graph, ratio=0.0, group_ratios=own, criterion=L1, run=run)
+    gone = {name: len(places) for name, places in removed_in(run).items()}
+    assert gone[free[0].name] == free[0].size // 2
+    assert all(gone[group.name] == group.size // 4 for group in free[1:])
+
+
+def test_a_share_of_nothing_leaves_the_others_alone():
+    graph, run = ModelGraph.trace(*ZOO["plain"]()), Run()
+    first = next(group for group in channel_groups(graph) if group.fixed is None)
+    prune(graph, ratio=0.5, group_ratios={first.name: 0.0}, criterion=L1, run=run)
+    assert not removed_in(run)[first.name]
+    assert any(removed_in(run).values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"group_ratios": {"nowhere": 0.5}}, Refusal),
+        ({"group_ratios": {"*": 0.5}, "allocation": "global"}, Refusal),
+        ({"group_ratios": {"*": 1.0}}, ValueError),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(settings, error):
+    graph = ModelGraph.trace(*ZOO["plain"]())
+    with pytest.raises(error, match="ratio"):
+        prune(graph, ratio=0.3, criterion=L1, run=Run(), **settings)

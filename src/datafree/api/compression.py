@@ -196,16 +196,13 @@ def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Co
 
     own = type(recipe)()
     free = {name for name in FREE if name not in said and getattr(recipe, name) == getattr(own, name)}
-
-    def clock(files: Mapping[str, Path]) -> dict[str, float]:
-        timed = measure_latency(files, seconds=1.0, threads=torch.get_num_threads())
-        return {name: found["median_ms"] for name, found in timed.items()}
-
-    best = fit(teacher, recipe, budget, run, clock=clock, free=frozenset(free))[0]
+    best = fit(teacher, recipe, budget, run, clock=timed_files, free=frozenset(free))
     four = f"{len(best.coarse)} of {len(teacher.layers)} layers in 4 bits" if best.coarse else "no layer in 4 bits"
-    text = (
-        f"The budget chose {best.request.ratio:.0%} of the channels to go and {four}: about {figures.size(best.size)}"
-    )
+    lost = [share for share in best.request.group_ratios.values() if share]
+    share = f"{best.request.ratio:.0%} of the channels"
+    if lost:
+        share = f"{min(lost):.0%} to {max(lost):.0%} of the channels of {len(lost)} group{'s' if len(lost) > 1 else ''}"
+    text = f"The budget chose {share} to go and {four}: about {figures.size(best.size)}"
     text += f" and {best.macs:.0%} of the operations"
     if best.milliseconds is not None:
         text += f", {figures.milliseconds(best.milliseconds)} an input"
@@ -221,6 +218,12 @@ def _note_findings(recipe: Any, teacher: ModelGraph, run: Run) -> None:
         for one in findings(teacher, TARGETS[recipe.target]):
             run.log("finding", disease=one.disease, where=one.where, what=one.what, remedy=one.remedy, flag=one.flag,
                     grave=one.grave)  # fmt: skip
+
+
+def timed_files(files: Mapping[str, Path]) -> dict[str, float]:
+    """Milliseconds of one input by name, the files run side by side for a second."""
+    timed = measure_latency(files, seconds=1.0, threads=torch.get_num_threads())
+    return {name: found["median_ms"] for name, found in timed.items()}
 
 
 def _students(recipe: Any, given: Any, teacher: ModelGraph, run: Run) -> dict[str, ModelGraph]:

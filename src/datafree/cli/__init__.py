@@ -13,6 +13,7 @@ from datafree.cli.compare import compare
 from datafree.cli.compress import compress, demo
 from datafree.cli.distill import distill
 from datafree.cli.doctor import doctor
+from datafree.cli.front import front
 from datafree.cli.methods import list_methods, show
 from datafree.cli.results import evaluate, export, report
 from datafree.cli.synthesize import synthesize
@@ -30,6 +31,7 @@ for function, name in (
     (compress, "compress"),
     (synthesize, "synthesize"),
     (distill, "distill"),
+    (front, "front"),
     (evaluate, "evaluate"),
     (audit, "audit"),
     (report, "report"),

@@ -31,6 +31,7 @@ def prune(
     allocation: Allocation = "uniform",
     multiple: int = 1,
     most: float = 0.8,
+    group_ratios: Mapping[str, float] | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
 ) -> ModelGraph:
@@ -44,26 +45,30 @@ def prune(
     multiple: widths are rounded to a multiple of this
     most: with 'global', no group loses more than this share of its channels, lest a layer become a bottleneck that no
         criterion for single channels can foresee
+    group_ratios: shares of single groups by glob of group name, in place of `ratio`; the last match wins
     include, exclude: globs over group names
 
-    Raises ValueError for values out of range, Refusal when nothing can be removed.
+    Raises ValueError for values out of range, Refusal when nothing can be removed, and for shares of groups that are
+    not there or that 'global' would have to overrule.
     """
-    if not 0 <= ratio < 1:
-        raise ValueError(f"ratio is the share removed, at least 0 and below 1; got {ratio}")
+    own = group_ratios or {}
+    if bad := [share for share in (ratio, *own.values()) if not 0 <= share < 1]:
+        raise ValueError(f"ratio is the share removed, at least 0 and below 1; got {bad[0]}")
     if not 0 < most < 1:
         raise ValueError(f"most is a share between 0 and 1, got {most}")
     if scope not in ("inner", "all") or allocation not in ("uniform", "global"):
         raise ValueError(f"scope {scope!r} must be 'inner' or 'all', allocation {allocation!r} 'uniform' or 'global'")
     with run.step("prune", criterion=name_of(criterion), ratio=ratio, scope=scope, allocation=allocation):
         groups = channel_groups(graph)
-        if ratio == 0:
+        if ratio == 0 and not any(own.values()):
             return graph.copy()
-        free = [group for group in groups if group.fixed is None and (scope == "all" or not group.coupled)]
-        served = [group for group in free if _named(group, include, exclude)]
+        served = [group for group in served_groups(groups, scope) if _named(group, include, exclude)]
         if not served:
             raise _nothing_to_prune(groups, scope)
-        scores = {group.name: criterion.score(graph, group).double() for group in served}
-        counts = {group.name: _removed_of(group.size, ratio, multiple) for group in served}
+        _refuse_strangers(own, served, allocation)
+        counts = {group.name: removed_of(group.size, ratio_of(group, ratio, own), multiple) for group in served}
+        asked = [group for group in served if counts[group.name] or allocation == "global"]
+        scores = {group.name: criterion.score(graph, group).double() for group in asked}
         if allocation == "global":
             budget = removed_parameters(graph, _lowest(scores, counts), served)
             counts = _globally(graph, served, scores, budget, multiple, most, getattr(criterion, "comparable", False))
@@ -104,8 +109,20 @@ def _named(group: ChannelGroup, include: Sequence[str], exclude: Sequence[str]) 
     return matches[0] and not matches[1]
 
 
-def _removed_of(size: int, ratio: float, multiple: int) -> int:
-    """Channels to remove; halves are rounded down, so that at least half of two channels stays."""
+def served_groups(groups: Sequence[ChannelGroup], scope: Scope) -> list[ChannelGroup]:
+    """The groups that may lose channels in this scope."""
+    return [group for group in groups if group.fixed is None and (scope == "all" or not group.coupled)]
+
+
+def ratio_of(group: ChannelGroup, ratio: float, group_ratios: Mapping[str, float]) -> float:
+    """The share that a group is to lose: its own, by the last glob that matches its name, else `ratio`."""
+    return next((own for glob, own in reversed(list(group_ratios.items())) if fnmatchcase(group.name, glob)), ratio)
+
+
+def removed_of(size: int, ratio: float, multiple: int) -> int:
+    """Channels to remove, none at ratio 0; halves are rounded down, so that at least half of two channels stays."""
+    if ratio == 0:
+        return 0
     keep = min(size, max(1, math.floor(size * (1 - ratio) + 0.5)))
     return size - round_width(size, keep, multiple)
 
@@ -148,6 +165,23 @@ def _globally(
         else:
             low = middle + 1
     return counts(low)
+
+
+def _refuse_strangers(own: Mapping[str, float], served: Sequence[ChannelGroup], allocation: str) -> None:
+    if own and allocation == "global":
+        raise Refusal(
+            "group_ratios cannot stand beside allocation 'global'",
+            why="it chooses every group's share by one threshold",
+            remedy="leave group_ratios out, or ask for allocation 'uniform'",
+        )
+    names = [group.name for group in served]
+    for glob in own:
+        if not any(fnmatchcase(name, glob) for name in names):
+            raise Refusal(
+                f"group_ratios names no group that may lose channels: {glob!r}",
+                why=f"those that may are {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}",
+                remedy="name one of them or a pattern such as 'layer1.*'; scope 'all' serves residual streams too",
+            )
 
 
 def _nothing_to_prune(groups: Sequence[ChannelGroup], scope: str) -> Refusal:

@@ -55,14 +55,14 @@ class Best(Request):
         images = synthesize([teacher], synthesizer=self.synthesizer or fitting, count=self.count, run=run,
                             seconds=self.share * run.seconds_left())  # fmt: skip
         student, quantized = teacher, self.weights is not None or self.activations is not None
-        if self.ratio:
+        if self.prunes:
             pruning = ClosedForm.asked_by(self, weights=None, activations=None, layer_bits={})
             student = guarded(self.repair, pruning.compress(teacher, inputs, run), teacher, images, run)
             with run.within(0.5 if quantized else 1.0):
                 student = guarded(self.recovery, student, teacher, images, run)
         if not quantized and not self.layer_bits:
             return student
-        student = ClosedForm.asked_by(self, ratio=0.0).compress(student, inputs, run, images)
+        student = ClosedForm.asked_by(self, ratio=0.0, group_ratios={}).compress(student, inputs, run, images)
         with run.within(0.5):
             student = guarded(self.blocks, student, teacher, images, run)
         return round_biases(guarded(self.training, student, teacher, images, run))

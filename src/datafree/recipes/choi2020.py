@@ -46,12 +46,12 @@ class Choi2020Recipe(Request):
         run.judges = judging_images(teacher, self.judges, run)
         student, game = teacher, self.distiller if self.train else replace(self.distiller, rounds=0)
         nearest = {"rounding": Nearest(ranges=MinMax()), "correction": None}
-        if self.ratio:
+        if self.prunes:
             student = narrowed(self, teacher, run, Schur(), LeastSquares())
             with run.within(0.5):
                 student = self.distiller.distill(student, teacher, run)
         if self.weights is None and self.activations is None and not self.layer_bits:
             return student
-        student = ClosedForm.asked_by(self, ratio=0.0, **nearest).compress(student, inputs, run)
+        student = ClosedForm.asked_by(self, ratio=0.0, group_ratios={}, **nearest).compress(student, inputs, run)
         student = game.distill(student, teacher, run)
         return round_biases(student) if quantizers(student) else student

@@ -53,9 +53,10 @@ class ClosedForm(Request):
     def compress(self, teacher: ModelGraph, inputs: InputSpec, run: Run, images: Tensor | None = None) -> ModelGraph:
         """images: tell the ranges of activations that nothing else tells; recipes that make images hand them in."""
         student = teacher
-        if self.ratio:
+        if self.prunes:
             student = prune(teacher, ratio=self.ratio, criterion=self.criterion, run=run, scope=self.scope,
-                            allocation=self.allocation, multiple=self.multiple)  # fmt: skip
+                            allocation=self.allocation, multiple=self.multiple,
+                            group_ratios=self.group_ratios)  # fmt: skip
             with run.step("compensate"):
                 student = self.compensator.compensate(student, teacher, run)
         folded = fold_batchnorm(student)

@@ -64,6 +64,6 @@ class Distilled(Request):
             with run.within(0.5 if to_round else 1.0):
                 student = self.distiller.distill(student, teacher, run)
         if to_round:
-            student = ClosedForm.asked_by(self, ratio=0.0).compress(student, inputs, run)
+            student = ClosedForm.asked_by(self, ratio=0.0, group_ratios={}).compress(student, inputs, run)
             student = self.distiller.distill(student, teacher, run)
         return round_biases(student) if quantizers(student) else student

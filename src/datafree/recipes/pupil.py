@@ -30,7 +30,7 @@ def first_student(asked: Distilled, teacher: ModelGraph, inputs: InputSpec, run:
 
     Raises Refusal where two students are asked for at once.
     """
-    named = {"student": asked.student, "first": asked.first, "ratio": (asked.ratio and not asked.first) or None}
+    named = {"student": asked.student, "first": asked.first, "ratio": (asked.prunes and not asked.first) or None}
     if len(given := [name for name, value in named.items() if value is not None]) > 1:
         raise Refusal(
             f"{' and '.join(given)} cannot be asked for together",
@@ -43,7 +43,7 @@ def first_student(asked: Distilled, teacher: ModelGraph, inputs: InputSpec, run:
         same = {name: getattr(asked, name) for name in Request.__pydantic_fields__}  # type: ignore[attr-defined]
         with run.within(0.5):
             return replace(asked.first, **same).compress(teacher, inputs, run)  # type: ignore[attr-defined]
-    if not asked.ratio:
+    if not asked.prunes:
         return teacher
     if asked.start == "teacher":
         return narrowed(asked, teacher, run, asked.criterion, asked.compensator)
@@ -58,7 +58,7 @@ def narrowed(
 ) -> ModelGraph:
     """The teacher without `ratio` of its channels, BatchNorms in place: in float they are what learns best."""
     student = prune(teacher, ratio=asked.ratio, criterion=criterion, run=run, scope=asked.scope,
-                    allocation=asked.allocation, multiple=asked.multiple)  # fmt: skip
+                    allocation=asked.allocation, multiple=asked.multiple, group_ratios=asked.group_ratios)  # fmt: skip
     if compensator is None:
         return student
     with run.step("compensate"):

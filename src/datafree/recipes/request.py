@@ -22,6 +22,8 @@ class Request:
     """Bits of activations; none keeps them float."""
     ratio: float = Field(default=0.0, ge=0, lt=1)
     """Share of the channels to remove."""
+    group_ratios: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default_factory=dict)
+    """Shares of single channel groups in place of `ratio`, by glob of group name; the last match wins."""
     scope: Literal["inner", "all"] = "inner"
     """inner: channels that one layer makes; all: residual streams too."""
     allocation: Literal["uniform", "global"] = "uniform"
@@ -34,6 +36,11 @@ class Request:
     """Layers that stay in float, by glob of module path."""
     target: str = "onnxruntime"
     """Which runtime's placement rules to follow."""
+
+    @property
+    def prunes(self) -> bool:
+        """Whether any channel is to go."""
+        return self.ratio > 0 or any(self.group_ratios.values())
 
     def ends(self, teacher: ModelGraph, bits: int | None) -> dict[str, int]:
         """`layer_bits` in which the first and the last layer have these bits, where weights are quantized at all."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from datafree.report.front import front_of
+from datafree.report.points import points_of
 from datafree.report.troubles import added_noise, dominating
 from datafree.run import read_ledger
 from datafree.run.replaced import settle
@@ -45,7 +45,7 @@ def summary_of(folder: Path) -> dict[str, Any]:
     settings = folder / "settings.yaml"
     text = settings.read_text(encoding="utf-8", errors="replace") if settings.is_file() else ""
     with strange_entries_refused(folder):
-        return {**summarize(entries), "settings": text, "front": front_of(folder), "sheet": _sheet(folder)}
+        return {**summarize(entries), "settings": text, "front": points_of(folder), "sheet": _sheet(folder)}
 
 
 @contextmanager

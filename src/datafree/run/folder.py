@@ -29,10 +29,14 @@ FILES = (
     "parity.json",
     "contact_sheet.jpg",
     "report.html",
+    "front.json",
+    "front.html",
     "traceback.txt",
 )
 """What a run writes beside images and states; nothing else in a folder is ever touched."""
 
+POINTS = "points"
+"""Where a front keeps the settings of each of its points."""
 RECONSTRUCTED, TRAINED, DISTILLED = "reconstructed", "trained", "distilled"
 """Where repairs keep what they have reached, one safetensors file for each part or training; a game against a generator
 has two, its last state and the one before."""
@@ -137,9 +141,10 @@ def join_folder(folder: Path, settings: str, *, goes_on: Callable[[str], bool], 
 
 
 def states_in(folder: Path) -> list[Path]:
-    """What repairs, trainings and games have kept in a folder, and events for TensorBoard."""
+    """What repairs, trainings, games and fronts have kept in a folder, and events for TensorBoard."""
     kept = [(name, "[!.]*.safetensors") for name in (RECONSTRUCTED, TRAINED, DISTILLED)]
-    return [path for name, files in [*kept, (SCALARS, "events.out.tfevents.*")] for path in (folder / name).glob(files)]
+    kept += [(POINTS, "*.yaml"), (SCALARS, "events.out.tfevents.*")]
+    return [path for name, files in kept for path in (folder / name).glob(files)]
 
 
 def workplace(folder: Path) -> Path:

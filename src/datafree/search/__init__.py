@@ -1,5 +1,6 @@
-"""From a budget to the settings that keep it at the least loss: how many channels go, and which layers get 4 bits."""
+"""From a budget to the settings that keep it at the least loss: which channels go, and which layers get 4 bits."""
 
-from datafree.search.fit import FREE, Fitted, fit
+from datafree.search.bench import Fitted
+from datafree.search.fit import FREE, fit
 
 __all__ = ["FREE", "Fitted", "fit"]
