@@ -201,6 +201,9 @@ def test_large_weights_go_beside_the_file(tmp_path):
     assert data.exists()
     assert found["bytes"] == data.stat().st_size + (tmp_path / "student.onnx").stat().st_size
     close_to_stored(graph, tmp_path / "student.onnx")
+    alone = export_onnx(graph, tmp_path / "student.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["student.onnx"], "one file now holds all"
+    assert alone["bytes"] == (tmp_path / "student.onnx").stat().st_size
 
 
 def test_the_same_graph_gives_the_same_bytes(exported, tmp_path):

@@ -142,7 +142,8 @@ def export(
     from datafree.run.replaced import settle
 
     given = options.inputs_from(shape, mean, std, features) or None
-    settle(Path(model).parent)
+    if model.endswith(".pt2"):
+        settle(Path(model).parent)
     if model.endswith(".pt2") and given is None:  # a student knows what it eats, and its quantizers are wanted back
         graph = load_pt2(model)
     else:
