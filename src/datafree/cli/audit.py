@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from datafree.cli import options, screen
 from datafree.report import figures
-from datafree.spec import Refusal
+from datafree.spec import InputSpec, Refusal
+
+if TYPE_CHECKING:
+    from datafree.pack import Pack
 
 _SOURCES = ("method", "seed", "device", "threads", "made_with", "machine", "command", "teachers")
 
@@ -62,7 +65,7 @@ def audit(
     real = [None if name is None else open_dataset(name) for name in (probe, control)]
     network = None
     if model is not None:
-        network = eat(open_model(model, checkpoint=checkpoint, inputs=pack.inputs), pack.inputs)
+        network = eat(open_model(model, checkpoint=checkpoint, inputs=_eaten(model, pack)), pack.inputs)
     elif checkpoint is not None:
         raise Refusal("--checkpoint belongs to a model", why="--model is missing", remedy="add --model")
     try:
@@ -84,6 +87,18 @@ def audit(
         screen.emit(told)
     else:
         _show(told, None if out is None else out / "audit.json")
+
+
+def _eaten(model: str, pack: Pack) -> InputSpec | None:
+    """What a network eats: as the pack says where it is a teacher, by its own card where it has one, else what lies in
+    the pack.
+    """
+    from datafree.graph.zoos import ZOOS
+
+    told = next((teacher["inputs"] for teacher in pack.about["teachers"] if teacher["model"] == model), None)
+    if told is not None:
+        return InputSpec(**told)
+    return None if model.partition(":")[0] in ZOOS else pack.inputs
 
 
 def _show(told: dict[str, Any], path: Path | None) -> None:

@@ -37,7 +37,7 @@ def evaluate(
 ) -> None:
     """Measure top-1 of the original, of the compressed graph, and of `student.onnx` under ONNX Runtime.
 
-    This is the only command that opens real pictures, and nothing is fitted to them. The figures go into the run's
+    Only this command and `audit` open real pictures, and nothing is fitted to them. The figures go into the run's
     ledger, and its report is written anew.
 
     Examples:
