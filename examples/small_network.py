@@ -1,7 +1,9 @@
 """A network of your own, and how to compress it.
 
     cd examples
-    datafree compress small_network:build --input 3,32,32 --mean 0.5 --std 0.25 --prune 0.3 --out small
+    datafree compress small_network:build --input 3,32,32 --mean 0.5 --std 0.25 --prune 0.3 --set scope=all --out small
+
+Its only channels are those of a residual stream, which `scope=all` lets go.
 
 Give trained weights with `--checkpoint weights.safetensors`; without them the network is as `build` made it.
 """

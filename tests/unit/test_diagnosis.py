@@ -16,7 +16,7 @@ from datafree.graph.finding import Finding, flags, together
 from datafree.recipes.closed_form import ClosedForm
 from datafree.recipes.settings import build, overrides
 from datafree.run import Run
-from datafree.spec import TARGETS
+from datafree.spec import TARGETS, Refusal
 from zoo import INPUTS, Head, conv_bn
 
 PICTURES = probes(INPUTS, 96, torch.Generator().manual_seed(3))
@@ -62,6 +62,16 @@ class Joined(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.a(x), self.b(x)
         return self.head(self.c(torch.cat([a, b], 1) if self.how == "concat" else a + b))
+
+
+class Stream(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = conv_bn(3, 8), conv_bn(8, 8), Head(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.body(x))
 
 
 def eaten(by: str) -> ModelGraph:
@@ -132,6 +142,16 @@ def test_equalization_is_named_where_it_evens_out_and_float_where_it_cannot():
 
 def test_a_network_without_disease_has_no_findings():
     assert findings(settled(plain()), TARGET) == []
+
+
+def test_of_a_network_that_is_one_stream_the_scope_is_named():
+    torch.manual_seed(0)
+    graph = settled(Stream())
+    (found,) = findings(graph, TARGET)
+    settings = {"weights": None, "activations": None, "ratio": 0.25}
+    with pytest.raises(Refusal, match="within scope"):
+        ClosedForm(**settings).compress(graph, INPUTS, Run())
+    ClosedForm(**settings, **typed(found.flag)).compress(graph, INPUTS, Run())
 
 
 def test_dead_channels_go_without_loss():

@@ -87,6 +87,10 @@ def findings(
     if groups and all(group.fixed for group in groups):
         remedy = "leave --prune out; quantize only"
         found.append(Finding("the network", "no channel group is free", remedy, disease="nothing to prune"))
+    elif groups and all(group.fixed or group.coupled for group in groups):
+        what = "all channels that are free lie in residual streams, which several layers write to"
+        remedy = "where channels shall go, let those of streams go"
+        found.append(Finding("the network", what, remedy, disease="nothing to prune", settings={"scope": "all"}))
     return found
 
 

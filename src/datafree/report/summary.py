@@ -113,6 +113,8 @@ def _with_times(layers: list[Entry], times: dict[str, Entry]) -> list[Entry]:
         before, after = (
             times.get(model, {}).get("layers", {}).get(row.get("node")) for model in ("teacher", "student")
         )
+        if row.get("parameters_before") is None:  # a student of another architecture: names mean other layers there
+            before = None
         share = noise / total if noise is not None and total > 0 else None
         rows.append({**row, "ms_before": before, "ms": after, "added": share})
     return rows
