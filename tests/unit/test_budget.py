@@ -19,6 +19,7 @@ from datafree.recipes.closed_form import ClosedForm
 from datafree.run import Run
 from datafree.search import FREE, fit
 from datafree.search.allocate import Levels, Meter, allocate
+from datafree.search.bench import Bench
 from datafree.search.sensitivity import losses_of_shares
 from datafree.search.sizes import Sizes
 from datafree.search.widths import Widths
@@ -132,6 +133,17 @@ def test_the_file_is_as_small_as_asked_and_as_told(plain, tmp_path):
     assert found.request.group_ratios or found.request.ratio
     (tried,) = [entry for entry in run.ledger.entries if entry["event"] == "tried"]
     assert tried["forecast"] == pytest.approx(tried["size"], rel=0.01)
+
+
+def test_a_large_network_is_rounded_once_where_one_is_chosen(plain, monkeypatch):
+    monkeypatch.setattr("datafree.search.answers.WORK", 1.0)
+    rounded = []
+    made = Bench.made
+    monkeypatch.setattr(Bench, "made", lambda self, asked, bits=None, **more: (
+        rounded.append(len(bits or {})), made(self, asked, bits, **more))[1])  # fmt: skip
+    best = fit(plain, ClosedForm(), Budget(size=7000), Run(), clock=never, free=ALL, ladder=LADDER)
+    assert best.size <= 7000
+    assert sum(count > 0 for count in rounded) <= 2, "once to weigh layers, once to measure what was chosen"
 
 
 def test_operations_are_kept_to(plain):

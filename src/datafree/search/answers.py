@@ -17,12 +17,13 @@ WORK = 2e10
 class Answers:
     """What the original answers to some pictures, and how far another network is from it.
 
-    images: [N, C, H, W], normalised
+    images: [N, C, H, W], normalised; large: whether the network is so large that it is shown fewer than it might be
     """
 
     def __init__(self, teacher: ModelGraph, images: Tensor) -> None:
         self.images = images
         self.wanted = self.of(teacher)
+        self.large = PICTURES * cost(teacher).macs > WORK
         self.energy = max(float(self.wanted.square().sum()), 1e-30)
 
     @classmethod

@@ -109,6 +109,13 @@ class Bench:
         """The candidate with its error. Raises Refusal where it cannot be made."""
         return dataclasses.replace(one, error=self._compared(one)[0])
 
+    def roughly(self, one: Fitted, losses: Mapping[str, float]) -> Fitted:
+        """The candidate with the error of its widths, and on top what each of its layers in 4 bits costs alone: its
+        layers are not rounded. losses: of each choice. Raises Refusal likewise.
+        """
+        added = sum(loss for name, loss in losses.items() if set(self.choices[name].paths) & set(one.coarse))
+        return dataclasses.replace(one, error=self._compared(dataclasses.replace(one, coarse=()))[0] + added)
+
     def agreement(self, one: Fitted) -> float:
         """Percent of the pictures on which its first answer is the original's. Raises Refusal likewise."""
         return self._compared(one)[1]
