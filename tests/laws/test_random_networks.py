@@ -28,7 +28,7 @@ def plain_attention():
         (17, False),  # a stack, whose batch is its second dimension
         (102, True),  # `nn.ChannelShuffle`, which is one operator
         (0, False),
-        (3, True),
+        (3, False),
         (6, False),
         (14, False),
     ],
