@@ -152,6 +152,13 @@ def test_the_layer_whose_loss_dominates_is_named_with_what_helps(tmp_path, layer
     assert flag in text
 
 
+def test_what_was_found_of_a_layer_before_is_its_remedy_after(tmp_path):
+    flag = "--set 'keep_float=[\"conv4\"]'"
+    noisy(tmp_path, bits=4).log("finding", remedy="let conv4 read it in float", flag=flag, grave=True)
+    (trouble,) = summary_of(tmp_path)["troubles"]
+    assert (trouble["remedy"], trouble["flag"]) == ("let conv4 read it in float", flag)
+
+
 def test_where_all_layers_lose_alike_or_nothing_none_dominates(tmp_path):
     for name, decibels in (("alike", lambda i: 30.0 - 10 * math.log10(i + 1)), ("nothing", lambda i: 60.0)):
         run = Run(folder=tmp_path / name)

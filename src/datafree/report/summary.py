@@ -80,7 +80,7 @@ def summarize(entries: Iterable[Entry]) -> dict[str, Any]:
         "layers": layers,
         "layer_latency": times,
         "findings": _all(entries, "finding"),
-        "troubles": dominating(layers),
+        "troubles": dominating(layers, _all(entries, "finding")),
         "size": sizes,
         "size_ratio": _ratio(sizes, "file_bytes") or _ratio(sizes, "bytes"),
         "macs_ratio": _ratio(sizes, "macs"),

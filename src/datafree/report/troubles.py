@@ -32,10 +32,11 @@ def added_noise(layers: Sequence[Entry]) -> list[float | None]:
     return found
 
 
-def dominating(layers: Sequence[Entry]) -> list[Entry]:
+def dominating(layers: Sequence[Entry], findings: Sequence[Entry] = ()) -> list[Entry]:
     """Layers that add most of the loss, as findings: {disease, where, what, remedy, flag, grave}, worst first.
 
-    layers: `layer` entries of the ledger, in execution order
+    layers: `layer` entries of the ledger, in execution order; findings: what was found of the network before: where an
+        option of theirs names the layer, it is the remedy
     """
     added = added_noise(layers)
     total = sum(value for value in added if value is not None)
@@ -52,10 +53,17 @@ def dominating(layers: Sequence[Entry]) -> list[Entry]:
                 "where": row.get("path") or row.get("node", ""),
                 "what": f"it adds {value / total:.0%} of the noise that all layers add",
                 "grave": True,
-                **_remedy(row),
+                **(_named(row, findings) or _remedy(row)),
             }
         )
     return found
+
+
+def _named(row: Entry, findings: Sequence[Entry]) -> dict[str, str] | None:
+    """What a finding says of this layer: what ails what it reads, or its weights."""
+    quoted = json.dumps(row.get("path") or "")
+    found = next((one for one in findings if one.get("grave") and quoted in str(one.get("flag", ""))), None)
+    return None if found is None else {"remedy": str(found.get("remedy", "")), "flag": str(found["flag"])}
 
 
 def _remedy(row: Entry) -> dict[str, str]:
