@@ -1,6 +1,6 @@
 """Nothing lost: every command is killed at seeded moments, and must end as if it had not been.
 
-`python -m benchmarks.kill [--points 320] [--seed 0] [--workers 4] [--only NAME] [--minutes 40]` appends a row for each
+`python -m benchmarks.kill [--points 330] [--seed 0] [--workers 4] [--only NAME] [--minutes 40]` appends a row for each
 kill to `benchmarks/results/kill.csv`; nothing is written with `--dry`. Linux only; a disk that is really full needs the
 right to mount one (as root), and is left out without it.
 
@@ -261,7 +261,7 @@ SOURCE: dict[str, str] = {}
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--points", type=int, default=320, help="kills over all commands")
+    parser.add_argument("--points", type=int, default=330, help="kills over all commands")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first folder of each command")
     parser.add_argument("--workers", type=int, default=4)

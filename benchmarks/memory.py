@@ -50,12 +50,20 @@ Row = dict[str, Any]
 
 
 def synthesize(graph: ModelGraph, count: int, folder: Path) -> None:
-    make_pack(graph.module, folder / "pack", count=count, inputs=graph.inputs, synthesizer=MomentMatching(steps=2))
+    make_pack(
+        graph.module, folder / "pack", count=count, inputs=graph.inputs, synthesizer=MomentMatching(steps=2, batch=32)
+    )
 
 
 def best(graph: ModelGraph, count: int, folder: Path) -> None:
-    few = Best(weights=4, activations=4, count=count, synthesizer=MomentMatching(steps=2), blocks=GenieM(steps=2),
-               training=QAT(steps=2))  # fmt: skip
+    few = Best(
+        weights=4,
+        activations=4,
+        count=count,
+        synthesizer=MomentMatching(steps=2, batch=32),
+        blocks=GenieM(steps=2),
+        training=QAT(steps=2),
+    )
     run = Run(folder=folder)
     few.compress(graph, graph.inputs, run)
 
