@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from datafree.spec import InputSpec, Refusal
 
 _TOLERANCE, _COARSE = 1e-3, 0.05
 """Share of the largest answer; half precision is computed as such by the runtime, and errs more."""
+_LARGEST = 1 << 28
+"""Numbers of a batch."""
 
 
 def trace_program(program: Program, inputs: InputSpec) -> ModelGraph:
@@ -56,6 +59,8 @@ def build_program(path: Path, source: Source, shape: tuple[int, ...]) -> Program
             together = _answers(path, program, x)
             _compare_batches(path, source, together, [program(row[None]) for row in x])
             rows = source.batch or 2
+            if rows * math.prod(shape) > _LARGEST:
+                raise ValueError(f"its batch of {rows} inputs is larger than any network needs")
             x = torch.randn(rows, *shape, generator=torch.Generator().manual_seed(1))
             _compare_runtime(path, source, program(x), x)
     except Refusal:
@@ -107,7 +112,7 @@ def _compare_runtime(path: Path, source: Source, ours: Tensor, x: Tensor) -> Non
         raise Refusal(f"{path} cannot be served", why=why, remedy="export it again")
     tolerance = _COARSE if source.narrow else _TOLERANCE
     apart = float(np.abs(ours.numpy() - theirs).max()) / max(scale, 1e-20)
-    if apart > tolerance:
+    if not apart <= tolerance:
         raise Refusal(
             f"{path} cannot be served",
             why=f"read as PyTorch it answers otherwise than in ONNX Runtime, by {apart:.1e} of the largest answer",
