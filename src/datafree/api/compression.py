@@ -6,6 +6,7 @@ folder. What happens is noted in the run's ledger while it happens (`docs/ledger
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from datafree.api.job import note_start, refusals_noted, refuse_missing_device
+from datafree.api.job import note_start, refusals_noted, refuse_missing_device, settle_target
 from datafree.api.result import Result
 from datafree.api.scalars import follow, refuse_missing
 from datafree.api.stored import is_stored, open_stored
@@ -27,11 +28,12 @@ from datafree.graph.fingerprint import fingerprint
 from datafree.graph.renormalize import renormalize
 from datafree.pack import Pack, open_pack
 from datafree.recipes.request import Request
-from datafree.recipes.settings import build, choose, describe, to_yaml
+from datafree.recipes.settings import build, describe, to_yaml
 from datafree.report import figures
 from datafree.run import Run, check_folder, claim_folder
 from datafree.run.ranks import Ranks
 from datafree.spec import TARGETS, Budget, InputSpec, Refusal, name_of
+from datafree.spec.target import AUTO
 
 ALONE = Ranks()
 
@@ -74,6 +76,8 @@ def compress(
     said = {*settings, *({"layer_bits"} if "weights" in settings else ())}
     if isinstance(recipe, (str, type)):
         recipe = build(recipe, settings)
+        if "target" not in settings and hasattr(recipe, "target"):
+            recipe = dataclasses.replace(recipe, target=AUTO)
     elif settings:
         raise ValueError(f"the recipe is ready made; {', '.join(settings)} cannot be set beside it")
     return carry_out(
@@ -113,8 +117,6 @@ def carry_out(
     The rest as `compress` says. Raises Refusal as it does.
     """
     begun = time.time()
-    if hasattr(recipe, "target"):
-        choose(recipe.target, TARGETS, "target")
     if scalars:
         refuse_missing()
     refuse_missing_device(device)
@@ -123,6 +125,7 @@ def carry_out(
     pack = open_pack(images) if isinstance(images, (str, os.PathLike)) else images
     run = Run(seed=seed, device=device, minutes=minutes, watch=watch)
     note_start(run, recipe, command)
+    recipe = settle_target(recipe, run)
     with run.step("open the model"):
         teacher = open_model(model, checkpoint=checkpoint, inputs=inputs)
     name = str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
@@ -172,6 +175,7 @@ def carry_out(
 
 def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Collection[str]) -> Any:
     """The recipe with the settings that keep the budget. Raises Refusal where it has none of them, or none do."""
+    from datafree.export.runtimes import opener, runs_here
     from datafree.search import FREE, fit  # its solver and the exporter are slow to import
 
     if not isinstance(recipe, Request):
@@ -181,11 +185,18 @@ def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Co
             remedy="use --recipe closed_form or best",
         )
 
+    target = TARGETS[recipe.target]
+    if budget.timed and not runs_here(target):
+        raise Refusal(
+            f"a budget of time cannot be kept for {target.name}",
+            why="it does not run here, so nothing can be timed",
+            remedy="ask for --size or --macs",
+        )
     own = type(recipe)()
     free = {name for name in FREE if name not in said and getattr(recipe, name) == getattr(own, name)}
 
     def clock(files: Mapping[str, Path]) -> dict[str, float]:
-        timed = measure_latency(files, seconds=1.0, threads=torch.get_num_threads())
+        timed = measure_latency(files, seconds=1.0, threads=torch.get_num_threads(), opener=opener(target))
         return {name: found["median_ms"] for name, found in timed.items()}
 
     best = fit(teacher, recipe, budget, run, clock=clock, free=frozenset(free))[0]

@@ -79,6 +79,7 @@ def summarize(entries: Iterable[Entry]) -> dict[str, Any]:
         "forecast": _last(entries, "forecast"),
         "accuracy": _accuracies(entries),
         "parity": _last(entries, "parity"),
+        "target": _last(entries, "target"),
         "conformance": _last(entries, "conformance"),
         "synthetic_images": sum(entry.get("count", 0) for entry in _all(entries, "synthesized"))
         + max((entry.get("count", 0) for entry in _all(entries, "handed")), default=0),

@@ -34,12 +34,12 @@ class Choice:
     saved: int
 
 
-def choices(student: ModelGraph) -> list[Choice]:
-    """The layers whose weights `student` stores in 8 bits, with what 4 would save."""
+def choices(student: ModelGraph, target: Target) -> list[Choice]:
+    """The layers whose weights `student` has in as many bits as the target takes, with what 4 would save."""
     stored = {row.node: row.bits for row in cost(student).layers}
     owners: list[tuple[set[str], set[str]]] = []
     for layer in student.layers:
-        if stored[layer.node] != 2 * COARSE:
+        if stored[layer.node] != target.weights.bits:
             continue
         paths, weights = {layer.path}, {layer.weight}
         for other in [other for other in owners if other[0] & paths or other[1] & weights]:
@@ -55,7 +55,8 @@ def choices(student: ModelGraph) -> list[Choice]:
 def coarse(graph: ModelGraph, weight: str, target: Target) -> Tensor:
     """A stored weight on the grid of 4 bits with the least squared error."""
     value = graph.tensor(weight).float()
-    scheme = target.weights.with_bits(COARSE)
+    kind = next(layer.kind for layer in graph.layers if layer.weight == weight)
+    scheme = target.weights_of(kind, COARSE)
     grid = ClipSearch().estimate(value, scheme)
     return fake_quantize(value, grid)
 

@@ -138,7 +138,7 @@ class _Bench:
             return None
         plain = self._rounded(small, self.request.layer_bits)
         size, milliseconds = self._written(plain)
-        mine = choices(plain) if self.bits and self.request.weights == 2 * COARSE else []
+        mine = choices(plain, self.target) if self.bits and self.request.weights == 2 * COARSE else []
         if self.losses is None and mine:  # what 4 bits cost a layer changes little as its neighbours narrow
             self.losses, self.extra = self.answers.losses(small, mine, self.target), self._extra(small, mine, size)
         saved = {choice.paths[0]: choice.saved - self.extra for choice in mine if choice.saved > self.extra}
