@@ -89,6 +89,9 @@ def _save(result: Result, folder: Path) -> Path:
         student = folder / "student.onnx"
         written = export_onnx(result.student, student, target, run)
         write_preprocess(result.student.inputs, folder / "preprocess.json")
+    if target.runtime == "executorch":
+        with run.step("write student.pte"):
+            _write_pte(result, folder)
     with run.step("check student.onnx against the graph"):
         parity(result.student, student, run, target=target)
     speedup = None
@@ -110,6 +113,16 @@ def _save(result: Result, folder: Path) -> Path:
     run.log("finish", seconds=round(time.time() - begun, 3), files=files)
     write_report(folder)
     return folder
+
+
+def _write_pte(result: Result, folder: Path) -> None:
+    from datafree.export.executorch_file import executorch_is_here, export_pte
+
+    if executorch_is_here():
+        export_pte(result.student, folder / "student.pte", result.run)
+    else:
+        text = "ExecuTorch is not installed here. Where it is, `datafree export student.pt2 --target executorch --out "
+        result.run.log("note", text=text + "student.pte` makes the file for it.")
 
 
 def _note_sparse(run: Run, written: Mapping[str, Any]) -> None:
@@ -151,20 +164,16 @@ def _note_limits(run: Run, target: Target, written: Mapping[str, Any], speedup: 
             run.log("note", text=text + f"budget asks for {figures.times(entry['speedup'])}.")
     found = next(entry for entry in reversed(run.ledger.entries) if entry["event"] == "parity")
     if found["optimised_steps"] > found["graph_steps"] + FUSED and any(layer["bits"] == 8 for layer in layers):
-        text = (
-            f"On this machine {found['runtime']} computes student.onnx {found['optimised_steps']:.0f} steps away from "
-        )
-        text += (
-            "the graph: without instructions for 8-bit products (VNNI) their sums overflow. Those of 7-bit weights do "
-        )
-        run.log("note", text=text + "not, and the file is as large: `--target onnxruntime_avx2`.")
+        steps = f"{found['optimised_steps']:.0f}"
+        text = f"On this machine {found['runtime']} computes student.onnx {steps} steps away from the graph: without "
+        text += "instructions for 8-bit products (VNNI) their sums overflow. Those of 7-bit weights do not, and the "
+        run.log("note", text=text + "file is as large: `--target onnxruntime_avx2`.")
     for rule in dict.fromkeys(broken["rule"] for broken in written["fusion"].get("violations", [])):
         broken = [broken for broken in written["fusion"]["violations"] if broken["rule"] == rule]
         text = f"student.onnx breaks a rule of {target.name}, {rule}, in {len(broken)} places: "
         run.log("note", text=text + f"{broken[0]['name']}, for one: {broken[0]['why']}.")
     if speedup is None:
-        text = f"{target.name} does not run here: student.onnx was held to its rules, and not timed."
-        run.log("note", text=text)
+        run.log("note", text=f"student.onnx was not timed: {target.name} computes it elsewhere.")
     elif speedup <= 1:
         text = "On this machine student.onnx is not faster than the original. Integers pay where the processor has "
         text += "instructions for them (VNNI, AMX, dot product) and layers are wide."

@@ -2,7 +2,7 @@
 
 One question, asked of each runtime in its own way: ONNX Runtime and OpenVINO are shown the file and tell what they made
 of it; TensorRT and QNN, which need their own hardware, are known by the rules they document (`qdq_rules`), and the file
-is held to these.
+is held to these. ExecuTorch tells when `export_pte` makes its file; the ONNX file beside that is ONNX Runtime's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from datafree.spec.target import ONNXRUNTIME
 _ASKED: dict[str, Callable[[Path, Target], dict[str, Any]]] = {
     "onnxruntime": onnxruntime_graph.ask,
     "openvino": openvino_graph.ask,
+    "executorch": onnxruntime_graph.ask,
     "tensorrt": qdq_rules.ask,
     "qnn": qdq_rules.ask,
 }

@@ -20,6 +20,7 @@ FILES = (
     "student.sparse.safetensors",
     "student.onnx",
     "student.onnx.data",
+    "student.pte",
     "preprocess.json",
     "parity.json",
     "report.html",

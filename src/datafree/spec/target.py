@@ -119,6 +119,15 @@ QNN = Target(
 shapes must be fixed.
 """
 
+EXECUTORCH = replace(
+    ONNXRUNTIME,
+    name="executorch",
+    about="ExecuTorch with XNNPACK, for phones: student.pte beside student.onnx; answers quantized too",
+    runtime="executorch",
+    answers=True,
+)
+"""XNNPACK has integer layers that read and write int8; a last layer that writes floats would not be one."""
+
 LAYER_INPUTS = Target(
     name="layer_inputs",
     about="the papers' protocol: asymmetric weights, inputs of layers quantized, adds in float",
@@ -128,6 +137,8 @@ LAYER_INPUTS = Target(
 )
 """The papers' protocol: asymmetric per-channel weights, a quantizer on the input of every layer, adds in float."""
 
-TARGETS = {target.name: target for target in (ONNXRUNTIME, ONNXRUNTIME_AVX2, OPENVINO, TENSORRT, QNN, LAYER_INPUTS)}
+TARGETS = {
+    target.name: target for target in (ONNXRUNTIME, ONNXRUNTIME_AVX2, OPENVINO, EXECUTORCH, TENSORRT, QNN, LAYER_INPUTS)
+}
 AUTO = "auto"
 """Stands for `onnxruntime` or `onnxruntime_avx2`, whichever the processor at hand wants."""
