@@ -32,7 +32,7 @@ from datafree.recipes.settings import build, describe, to_yaml
 from datafree.report import figures
 from datafree.run import Run, check_folder, claim_folder
 from datafree.run.ranks import Ranks
-from datafree.spec import TARGETS, Budget, InputSpec, Refusal, name_of
+from datafree.spec import TARGETS, Budget, InputSpec, Refusal, Target, name_of
 from datafree.spec.target import AUTO
 
 ALONE = Ranks()
@@ -54,6 +54,7 @@ def compress(
     watch: Callable[[str, str, float], None] | None = None,
     command: str | None = None,
     budget: Budget | None = None,
+    pays: bool = False,
     **settings: Any,
 ) -> Result:
     """Compress a model without data.
@@ -68,6 +69,8 @@ def compress(
     watch: see `Run`
     command: how to do it again, as the report tells it
     budget: what the result may cost; shares of channels and bits that are not said are chosen so that it holds
+    pays: time the file on this machine, and leave in float what integers make slower; runs are then only the same where
+        timings are
 
     Raises Refusal, with cause and remedy, for a model or a request that cannot be served.
     """
@@ -82,7 +85,7 @@ def compress(
         raise ValueError(f"the recipe is ready made; {', '.join(settings)} cannot be set beside it")
     return carry_out(
         recipe, model, inputs=inputs, checkpoint=checkpoint, images=images, minutes=minutes, seed=seed, device=device,
-        folder=folder, force=force, watch=watch, command=command, budget=budget, said=said,
+        folder=folder, force=force, watch=watch, command=command, budget=budget, pays=pays, said=said,
     )  # fmt: skip
 
 
@@ -104,6 +107,7 @@ def carry_out(
     watch: Callable[[str, str, float], None] | None = None,
     command: str | None = None,
     budget: Budget | None = None,
+    pays: bool = False,
     said: Collection[str] = (),
 ) -> Result:
     """One job: a recipe at work on a model, in a folder where there is one.
@@ -141,6 +145,7 @@ def carry_out(
         "device": device,
         **({"images": str(pack.folder)} if pack is not None else {}),
         **({"minutes": minutes} if minutes is not None else {}),
+        **({"pays": True} if pays else {}),
         "recipe": name_of(recipe),
         **describe(recipe),
         **({"student": type(student).__name__} if student is not None else {}),
@@ -164,6 +169,8 @@ def carry_out(
             follow(run, Path(folder))
     with refusals_noted(run):
         made: ModelGraph = recipe.compress(teacher, teacher.inputs, run, **handed)
+        if pays:
+            made = _paying(recipe, made, teacher, run)
         if pack is not None and not any(entry["event"] == "handed" for entry in run.ledger.entries):
             text = f"The recipe {name_of(recipe)} needs no images: those of {pack.folder} only serve to compare."
             run.log("note", text=text)
@@ -175,7 +182,7 @@ def carry_out(
 
 def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Collection[str]) -> Any:
     """The recipe with the settings that keep the budget. Raises Refusal where it has none of them, or none do."""
-    from datafree.export.runtimes import opener, runs_here
+    from datafree.export.runtimes import runs_here
     from datafree.search import FREE, fit  # its solver and the exporter are slow to import
 
     if not isinstance(recipe, Request):
@@ -195,11 +202,7 @@ def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Co
     own = type(recipe)()
     free = {name for name in FREE if name not in said and getattr(recipe, name) == getattr(own, name)}
 
-    def clock(files: Mapping[str, Path]) -> dict[str, float]:
-        timed = measure_latency(files, seconds=1.0, threads=torch.get_num_threads(), opener=opener(target))
-        return {name: found["median_ms"] for name, found in timed.items()}
-
-    best = fit(teacher, recipe, budget, run, clock=clock, free=frozenset(free))[0]
+    best = fit(teacher, recipe, budget, run, clock=_clock(target), free=frozenset(free))[0]
     four = f"{len(best.coarse)} of {len(teacher.layers)} layers in 4 bits" if best.coarse else "no layer in 4 bits"
     text = (
         f"The budget chose {best.request.ratio:.0%} of the channels to go and {four}: about {figures.size(best.size)}"
@@ -209,6 +212,34 @@ def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Co
         text += f", {figures.milliseconds(best.milliseconds)} an input"
     run.log("note", text=text + ".")
     return best.request
+
+
+def _clock(target: Target) -> Callable[[Mapping[str, Path]], dict[str, float]]:
+    """Times files of a target for a second each, in turns; milliseconds of one input."""
+    from datafree.export.runtimes import opener
+
+    def clock(files: Mapping[str, Path]) -> dict[str, float]:
+        timed = measure_latency(
+            files, seconds=float(len(files)), threads=torch.get_num_threads(), opener=opener(target)
+        )
+        return {name: found["median_ms"] for name, found in timed.items()}
+
+    return clock
+
+
+def _paying(recipe: Any, student: ModelGraph, teacher: ModelGraph, run: Run) -> ModelGraph:
+    """The student, its operators in float that integers make slower. Raises Refusal where nothing can be timed."""
+    from datafree.export.runtimes import runs_here
+    from datafree.search import leave_what_does_not_pay
+
+    target = TARGETS[getattr(recipe, "target", "onnxruntime")]
+    if not runs_here(target):
+        raise Refusal(
+            f"nobody can tell what pays for {target.name}",
+            why="it does not run here, so nothing can be timed",
+            remedy="leave --pays out",
+        )
+    return leave_what_does_not_pay(student, teacher, target, run, _clock(target))
 
 
 def _students(recipe: Any, given: Any, teacher: ModelGraph, run: Run) -> dict[str, ModelGraph]:

@@ -14,7 +14,7 @@ from datafree.report import figures
 from datafree.spec import Refusal
 from datafree.spec.target import AUTO
 
-JOB = ("model", "checkpoint", "inputs", "images", "minutes", "seed", "device", "recipe")
+JOB = ("model", "checkpoint", "inputs", "images", "minutes", "seed", "device", "recipe", "pays")
 """Keys of a settings file that are the job's and not the recipe's."""
 
 
@@ -45,6 +45,13 @@ def compress(
         typer.Option(help="Which recipe, of `datafree list recipes`; closed_form unless said.", show_default=False),
     ] = None,
     target: options.Target = None,
+    pays: Annotated[
+        bool,
+        typer.Option(
+            "--pays",
+            help="Time the file here, and leave in float what integers make slower. Results then depend on timings.",
+        ),
+    ] = False,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -124,6 +131,7 @@ def compress(
         force=force,
         quiet=quiet,
         budget=options.budget_from(size, macs, speedup, latency),
+        pays=pays or bool(job.get("pays", False)),
     )
     show_run(out, as_json=as_json)
 

@@ -43,19 +43,22 @@ class Pair(nn.Module):
     def __init__(self, quantizer: Quantizer, signed: bool) -> None:
         super().__init__()
         scheme = quantizer.scheme
-        self.type = torch.int8 if signed else torch.uint8
+        self.kept = torch.int8 if signed else torch.uint8
         move = (-128 if signed else 0) - scheme.qmin
         self.scale, self.zero = float(quantizer.scale), int(quantizer.zero_point) + move
         self.low, self.high = scheme.qmin + move, scheme.qmax + move
 
     def forward(self, x: Tensor) -> Tensor:
-        grid = (self.scale, self.zero, self.low, self.high, self.type)
+        grid = (self.scale, self.zero, self.low, self.high, self.kept)
         codes = torch.ops.quantized_decomposed.quantize_per_tensor(x, *grid)
         return torch.ops.quantized_decomposed.dequantize_per_tensor(codes, *grid)
 
 
 class Codes(nn.Module):
     """A weight's quantizer: stored codes to the weight."""
+
+    scale: Tensor
+    zero: Tensor
 
     def __init__(self, quantizer: Quantizer, scale: Tensor, zero: Tensor) -> None:
         super().__init__()

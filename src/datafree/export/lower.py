@@ -78,7 +78,7 @@ def rewrite_global_pools(graph: ModelGraph, pool: Callable[[ModelGraph, fx.Node]
         flat = node.target is aten.mean.dim and not _argument(node, 2, "keepdim", False)
         reader = next(iter(node.users)) if len(node.users) == 1 else None
         with graph.module.graph.inserting_before(node):
-            pooled = pool(graph, node.args[0])  # type: ignore[arg-type]
+            pooled = pool(graph, node.args[0])
             if flat and quantizer_of(graph, reader) is not None:
                 pooled = graph.module.graph.call_module(str(reader.target), (pooled,))  # type: ignore[union-attr]
             if flat:

@@ -92,6 +92,7 @@ def summarize(entries: Iterable[Entry]) -> dict[str, Any]:
 
 _LEFT = {
     "kept_float": ("path", "in float"),
+    "left_float": ("group", "in float"),
     "not_equalized": ("layer", "not equalized"),
     "mean_repair_only": ("layer", "only its mean repaired"),
     "bias_not_corrected": ("layer", "bias not corrected"),

@@ -1,5 +1,6 @@
-"""From a budget to the settings that keep it at the least loss: how many channels go, and which layers get 4 bits."""
+"""What is chosen by measuring: settings that keep a budget at the least loss, and what does not pay in integers."""
 
-from datafree.search.fit import FREE, Fitted, fit
+from datafree.search.fit import FREE, Clock, Fitted, fit
+from datafree.search.pays import leave_what_does_not_pay
 
-__all__ = ["FREE", "Fitted", "fit"]
+__all__ = ["FREE", "Clock", "Fitted", "fit", "leave_what_does_not_pay"]
