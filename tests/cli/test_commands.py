@@ -89,7 +89,7 @@ def test_the_file_is_smaller_and_says_what_it_computes(folder):
     assert sizes["student"]["file_bytes"] < sizes["teacher"]["file_bytes"] / 3
     layers = [entry for entry in entries if entry["event"] == "layer"]
     assert len(layers) == 10
-    assert all(layer["bits"] == 8 and layer["activation_bits"] == 8 for layer in layers)
+    assert all(layer["bits"] in (7, 8) and layer["activation_bits"] == 8 for layer in layers)
     assert {layer["kept"] for layer in layers} == {0.75, 1.0}, "each block's inner channels lost a quarter"
     assert layers[-1]["kept"] == 1, "the classes stay"
 

@@ -31,6 +31,10 @@ def graph(request) -> ModelGraph:
     return found
 
 
+PLACEMENTS = [TARGETS[name] for name in ("onnxruntime", "tensorrt", "qnn", "layer_inputs")]
+"""Targets that place quantizers differently."""
+
+
 def per_tensor(target):
     return replace(target, weights=replace(target.weights, granularity="tensor"))
 
@@ -67,7 +71,7 @@ def test_weights_lie_on_their_grids(graph, name, target, bits):
     assert all(torch.equal(value, after[key]) for key, value in before.items()), "the graph given is left as it was"
 
 
-@pytest.mark.parametrize("target", TARGETS.values(), ids=lambda t: t.name)
+@pytest.mark.parametrize("target", PLACEMENTS, ids=lambda t: t.name)
 @pytest.mark.parametrize("fold", [True, False])
 def test_quantizers_stand_where_the_target_wants_them(graph, target, fold):
     graph = graph if fold else traced(graph.module.meta["name"])
@@ -86,7 +90,7 @@ def test_quantizers_stand_where_the_target_wants_them(graph, target, fold):
     assert bool(student(sample(graph)).isfinite().all())
 
 
-@pytest.mark.parametrize("target", TARGETS.values(), ids=lambda t: t.name)
+@pytest.mark.parametrize("target", PLACEMENTS, ids=lambda t: t.name)
 def test_input_and_last_layer_keep_eight_bits(graph, target):
     student = quantize(graph, target=target, run=Run(), weights=4, activations=3)
     nodes, placed = student.nodes, quantizers(student)

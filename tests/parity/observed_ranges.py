@@ -32,8 +32,9 @@ def quantize_observed(
     sites = activation_sites(graph, target) if activations is not None else []
     observed = graph.observe(random_inputs(graph, 8), [site.node for site in sites]) if sites else {}
     if weights is not None:
-        scheme = target.weights.with_bits(weights) if isinstance(weights, int) else weights
+        kinds = {layer.weight: layer.kind for layer in graph.layers}
         for name in weight_nodes(graph):
+            scheme = target.weights_of(kinds[name], weights) if isinstance(weights, int) else weights
             weight = graph.tensor(name)
             rows = weight.flatten(1) if scheme.granularity == "channel" else weight.flatten()
             grid = qparams_from_range(rows.amin(-1), rows.amax(-1), scheme)

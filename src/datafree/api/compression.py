@@ -6,21 +6,21 @@ folder. What happens is noted in the run's ledger while it happens (`docs/ledger
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from datafree.api.job import note_start, refusals_noted, refuse_missing_device
+from datafree.api.clock import clock_of
+from datafree.api.job import note_start, refusals_noted, refuse_missing_device, settle_target
 from datafree.api.result import Result
 from datafree.api.scalars import follow, refuse_missing
 from datafree.api.stored import is_stored, open_stored
 from datafree.evaluate.compare import compare
-from datafree.evaluate.latency import measure_latency
 from datafree.graph import ModelGraph
 from datafree.graph.diagnosis import findings
 from datafree.graph.doors import open_model, open_student
@@ -29,12 +29,13 @@ from datafree.graph.renormalize import renormalize
 from datafree.pack import Pack, open_pack
 from datafree.pack.contact_sheet import contact_sheet
 from datafree.recipes.request import Request
-from datafree.recipes.settings import build, choose, describe, to_yaml
+from datafree.recipes.settings import build, describe, to_yaml
 from datafree.report import figures
 from datafree.run import Run, check_folder, claim_folder
 from datafree.run.folder import workplace
 from datafree.run.ranks import Ranks
 from datafree.spec import TARGETS, Budget, InputSpec, Refusal, name_of
+from datafree.spec.target import AUTO
 
 ALONE = Ranks()
 _ON_SHEET = 30
@@ -57,6 +58,7 @@ def compress(
     watch: Callable[[str, str, float], None] | None = None,
     command: str | None = None,
     budget: Budget | None = None,
+    pays: bool = False,
     **settings: Any,
 ) -> Result:
     """Compress a model without data.
@@ -71,6 +73,8 @@ def compress(
     watch: see `Run`
     command: how to do it again, as the report tells it
     budget: what the result may cost; shares of channels and bits that are not said are chosen so that it holds
+    pays: time the file on this machine, and leave in float what integers make slower; runs are then only the same where
+        timings are
 
     Raises Refusal, with cause and remedy, for a model or a request that cannot be served.
     """
@@ -79,11 +83,13 @@ def compress(
     said = {*settings, *({"layer_bits"} if "weights" in settings else ())}
     if isinstance(recipe, (str, type)):
         recipe = build(recipe, settings)
+        if "target" not in settings and hasattr(recipe, "target"):
+            recipe = dataclasses.replace(recipe, target=AUTO)
     elif settings:
         raise ValueError(f"the recipe is ready made; {', '.join(settings)} cannot be set beside it")
     return carry_out(
         recipe, model, inputs=inputs, checkpoint=checkpoint, images=images, minutes=minutes, seed=seed, device=device,
-        folder=folder, force=force, watch=watch, command=command, budget=budget, said=said,
+        folder=folder, force=force, watch=watch, command=command, budget=budget, pays=pays, said=said,
     )  # fmt: skip
 
 
@@ -105,6 +111,7 @@ def carry_out(
     watch: Callable[[str, str, float], None] | None = None,
     command: str | None = None,
     budget: Budget | None = None,
+    pays: bool = False,
     said: Collection[str] = (),
 ) -> Result:
     """One job: a recipe at work on a model, in a folder where there is one.
@@ -118,8 +125,6 @@ def carry_out(
     The rest as `compress` says. Raises Refusal as it does.
     """
     begun = time.time()
-    if hasattr(recipe, "target"):
-        choose(recipe.target, TARGETS, "target")
     if scalars:
         refuse_missing()
     refuse_missing_device(device)
@@ -128,6 +133,7 @@ def carry_out(
     pack = open_pack(images) if isinstance(images, (str, os.PathLike)) else images
     run = Run(seed=seed, device=device, minutes=minutes, watch=watch)
     note_start(run, recipe, command)
+    recipe = settle_target(recipe, run)
     with run.step("open the model"):
         teacher = open_model(model, checkpoint=checkpoint, inputs=inputs)
     for text in teacher.notes:
@@ -145,6 +151,7 @@ def carry_out(
         "device": device,
         **({"images": str(pack.folder)} if pack is not None else {}),
         **({"minutes": minutes} if minutes is not None else {}),
+        **({"pays": True} if pays else {}),
         "recipe": name_of(recipe),
         **describe(recipe),
         **({"student": type(student).__name__} if student is not None else {}),
@@ -170,6 +177,8 @@ def carry_out(
     with refusals_noted(run):
         _note_findings(recipe, teacher, run)
         made: ModelGraph = recipe.compress(teacher, teacher.inputs, run, **handed)
+        if pays:
+            made = _paying(recipe, made, teacher, run)
         if pack is not None and not any(entry["event"] == "handed" for entry in run.ledger.entries):
             text = f"The recipe {name_of(recipe)} needs no images: those of {pack.folder} only serve to compare."
             run.log("note", text=text)
@@ -185,6 +194,7 @@ def carry_out(
 
 def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Collection[str]) -> Any:
     """The recipe with the settings that keep the budget. Raises Refusal where it has none of them, or none do."""
+    from datafree.export.runtimes import runs_here
     from datafree.search import FREE, fit  # its solver and the exporter are slow to import
 
     if not isinstance(recipe, Request):
@@ -194,9 +204,16 @@ def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Co
             remedy="use --recipe closed_form or best",
         )
 
+    target = TARGETS[recipe.target]
+    if budget.timed and not runs_here(target):
+        raise Refusal(
+            f"a budget of time cannot be kept for {target.name}",
+            why="it does not run here, so nothing can be timed",
+            remedy="ask for --size or --macs",
+        )
     own = type(recipe)()
     free = {name for name in FREE if name not in said and getattr(recipe, name) == getattr(own, name)}
-    best = fit(teacher, recipe, budget, run, clock=timed_files, free=frozenset(free))
+    best = fit(teacher, recipe, budget, run, clock=clock_of(target), free=frozenset(free))
     four = f"{len(best.coarse)} of {len(teacher.layers)} layers in 4 bits" if best.coarse else "no layer in 4 bits"
     lost = [share for share in best.request.group_ratios.values() if share]
     share = f"{best.request.ratio:.0%} of the channels"
@@ -220,10 +237,19 @@ def _note_findings(recipe: Any, teacher: ModelGraph, run: Run) -> None:
                     grave=one.grave)  # fmt: skip
 
 
-def timed_files(files: Mapping[str, Path]) -> dict[str, float]:
-    """Milliseconds of one input by name, the files run side by side for a second."""
-    timed = measure_latency(files, seconds=1.0, threads=torch.get_num_threads())
-    return {name: found["median_ms"] for name, found in timed.items()}
+def _paying(recipe: Any, student: ModelGraph, teacher: ModelGraph, run: Run) -> ModelGraph:
+    """The student, its operators in float that integers make slower. Raises Refusal where nothing can be timed."""
+    from datafree.export.runtimes import runs_here
+    from datafree.search import leave_what_does_not_pay
+
+    target = TARGETS[getattr(recipe, "target", "onnxruntime")]
+    if not runs_here(target):
+        raise Refusal(
+            f"nobody can tell what pays for {target.name}",
+            why="it does not run here, so nothing can be timed",
+            remedy="leave --pays out",
+        )
+    return leave_what_does_not_pay(student, teacher, target, run, clock_of(target))
 
 
 def _students(recipe: Any, given: Any, teacher: ModelGraph, run: Run) -> dict[str, ModelGraph]:

@@ -17,6 +17,7 @@ from datafree.recipes.distilled import Distilled
 from datafree.recipes.settings import build, choose
 from datafree.run.ranks import Ranks
 from datafree.spec import InputSpec, Refusal, name_of
+from datafree.spec.target import AUTO
 
 METHOD = name_of(Distilled().distiller)
 """The distiller that is taken where none is named."""
@@ -34,7 +35,7 @@ def make_student(
     activations: int | None = None,
     prune: float | None = None,
     criterion: Any = None,
-    target: str = "onnxruntime",
+    target: str = AUTO,
     inputs: InputSpec | Mapping[str, Any] | None = None,
     checkpoint: str | Path | None = None,
     student_checkpoint: str | Path | None = None,

@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from datafree.api.compression import timed_files
-from datafree.api.job import describe_file, note_start, refusals_noted, refuse_missing_device
+from datafree.api.clock import clock_of
+from datafree.api.job import describe_file, note_start, refusals_noted, refuse_missing_device, settle_target
 from datafree.graph.doors import open_model
 from datafree.recipes.request import Request
 from datafree.recipes.settings import build, describe, to_yaml
 from datafree.report.front import write_front
 from datafree.run import Run, check_folder, claim_folder, write_atomic
 from datafree.run.folder import POINTS
-from datafree.spec import InputSpec, Refusal, name_of
+from datafree.spec import TARGETS, InputSpec, Refusal, name_of
+from datafree.spec.target import AUTO
 
 
 def make_front(
@@ -52,6 +53,7 @@ def make_front(
     The rest as `compress` says. Everything is written anew after each point: an interruption costs the point at work.
     Returns what `front.json` holds. Raises Refusal, with cause and remedy, for what cannot be served.
     """
+    from datafree.export.runtimes import runs_here
     from datafree.search import FREE  # its solver and the exporter are slow to import
     from datafree.search.fit import Search
     from datafree.search.front import Point, pareto, sweep
@@ -70,6 +72,13 @@ def make_front(
     check_folder(folder, force=force)
     run = Run(seed=seed, device=device, minutes=minutes, watch=watch)
     note_start(run, request, command)
+    request = settle_target(request if "target" in settings else dataclasses.replace(request, target=AUTO), run)
+    if timed and not runs_here(TARGETS[request.target]):
+        raise Refusal(
+            f"files for {request.target} cannot be timed",
+            why="it does not run here",
+            remedy="leave --speed out, or choose a target that does (`datafree list targets`)",
+        )
     with run.step("open the model"):
         teacher = open_model(model, checkpoint=checkpoint, inputs=inputs)
     name = str(model) if isinstance(model, (str, Path)) else type(model).__name__
@@ -97,7 +106,7 @@ def make_front(
     free = frozenset(name for name in FREE if name not in said)
     scratch = tempfile.TemporaryDirectory(prefix="datafree-")
     with scratch, refusals_noted(run), run.step("find the front"):
-        search = Search(teacher, request, run, Path(scratch.name), clock=timed_files, free=free)
+        search = Search(teacher, request, run, Path(scratch.name), clock=clock_of(TARGETS[request.target]), free=free)
         for point in sweep(search, points, timed=timed):
             found.append(point)
             with write_atomic(place / POINTS / f"{len(found):02d}.yaml") as temporary:

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from datafree.recipes.settings import choose
 from datafree.run import Run, machine, own_version, versions
-from datafree.spec import Paper, Refusal, name_of
+from datafree.spec import TARGETS, Paper, Refusal, name_of
+from datafree.spec.target import AUTO
 
 
 def refuse_missing_device(name: str) -> None:
@@ -21,6 +23,40 @@ def refuse_missing_device(name: str) -> None:
     except Exception as error:  # torch raises by device: RuntimeError, AssertionError ...
         reason = " ".join(str(error).split())[:120]
         raise Refusal(f"device {name!r} cannot be used", why=reason, remedy="choose --device cpu") from error
+
+
+_OVERFLOWS = (
+    "this processor overflows where it adds 8-bit products (it has no VNNI), so 8-bit weights take 7 bits; `--target "
+    "onnxruntime` leaves them 8, for processors that have it"
+)
+_EXACT = (
+    "this processor adds 8-bit products exactly; for x86 processors without VNNI, where their sums overflow, use "
+    "`--target onnxruntime_avx2`: 7-bit weights in a file of the same size"
+)
+
+
+def settle_target(recipe: Any, run: Run) -> Any:
+    """The recipe with a target that can be served here: `auto` becomes what this processor computes rightly.
+
+    Raises Refusal for a target that does not exist, or whose runtime should check the file and is not installed.
+    """
+    asked = getattr(recipe, "target", None)
+    if asked is None:
+        return recipe
+    choose(asked, {**TARGETS, AUTO: None}, "target")
+    if asked == AUTO:
+        from datafree.export.overflow import sums_overflow  # slow to import
+
+        overflow = sums_overflow()
+        recipe = dataclasses.replace(recipe, target="onnxruntime_avx2" if overflow else "onnxruntime")
+        why = _OVERFLOWS if overflow else _EXACT
+        run.log("target", name=recipe.target, asked=asked, why=why)
+    else:
+        from datafree.export.runtimes import refuse_missing_runtime
+
+        refuse_missing_runtime(TARGETS[asked])
+        run.log("target", name=asked, asked=asked, why="asked for")
+    return recipe
 
 
 def note_start(run: Run, method: Any, command: str | None, kind: str = "recipe") -> None:

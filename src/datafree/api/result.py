@@ -19,7 +19,7 @@ from datafree.recipes.settings import to_yaml
 from datafree.report import figures, summarize, write_report
 from datafree.run import FILES, Run, claim_folder, write_atomic
 from datafree.run.folder import home_of
-from datafree.spec import TARGETS
+from datafree.spec import TARGETS, Target
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -85,6 +85,7 @@ def _save(result: Result, folder: Path) -> None:
         parity,
         write_preprocess,
     )
+    from datafree.export.runtimes import opener, runs_here
 
     run, target = result.run, TARGETS[getattr(result.recipe, "target", "onnxruntime")]
     with run.step("save the graphs"):
@@ -99,25 +100,43 @@ def _save(result: Result, folder: Path) -> None:
         student = folder / "student.onnx"
         written = export_onnx(result.student, student, target, run)
         write_preprocess(result.student.inputs, folder / "preprocess.json")
+    if target.runtime == "executorch":
+        with run.step("write student.pte"):
+            _write_pte(result, folder)
     with run.step("check student.onnx against the graph"):
-        parity(result.student, student, run)
+        parity(result.student, student, run, target=target)
+    speedup = None
     with tempfile.TemporaryDirectory(prefix="datafree-") as scratch, run.step("measure latency"):
         teacher = Path(scratch) / "teacher.onnx"
         export_onnx(result.teacher, teacher, target)
         _note_file_sizes(run, teacher=teacher, student=student)
-        timed = measure_latency({"teacher": teacher, "student": student}, seconds=2.0, threads=torch.get_num_threads())
-        for name, found in timed.items():
-            run.log("latency", model=name, **found)
-        for name, path, graph in (("teacher", teacher, result.teacher), ("student", student, result.student)):
-            layers = [(layer.node, layer.kind) for layer in graph.layers]
-            run.log("layer_latency", model=name, **layer_latency(path, layers, threads=torch.get_num_threads()))
-    _note_limits(run, written, timed["teacher"]["median_ms"] / timed["student"]["median_ms"])
+        if runs_here(target):
+            pair = {"teacher": teacher, "student": student}
+            timed = measure_latency(pair, seconds=2.0, threads=torch.get_num_threads(), opener=opener(target))
+            for name, found in timed.items():
+                run.log("latency", model=name, **found)
+            speedup = timed["teacher"]["median_ms"] / timed["student"]["median_ms"]
+        if target.runtime == "onnxruntime":
+            for name, path, graph in (("teacher", teacher, result.teacher), ("student", student, result.student)):
+                layers = [(layer.node, layer.kind) for layer in graph.layers]
+                run.log("layer_latency", model=name, **layer_latency(path, layers, threads=torch.get_num_threads()))
+    _note_limits(run, target, written, speedup)
     begun = run.ledger.entries[0]["at"]
     files = {
         name: describe_file(folder / name) for name in FILES if (folder / name).is_file() and name != "ledger.jsonl"
     }
     run.log("finish", seconds=round(time.time() - begun, 3), files=files)
     write_report(folder)
+
+
+def _write_pte(result: Result, folder: Path) -> None:
+    from datafree.export.executorch_file import executorch_is_here, export_pte
+
+    if executorch_is_here():
+        export_pte(result.student, folder / "student.pte", result.run)
+    else:
+        text = "ExecuTorch is not installed here. Where it is, `datafree export student.pt2 --target executorch --out "
+        result.run.log("note", text=text + "student.pte` makes the file for it.")
 
 
 def _note_sparse(run: Run, written: Mapping[str, Any]) -> None:
@@ -137,10 +156,13 @@ def _note_file_sizes(run: Run, **files: Path) -> None:
         run.log("size", model=model, **fields, file_bytes=taken)
 
 
-def _note_limits(run: Run, written: Mapping[str, Any], speedup: float) -> None:
-    """What the file cannot give although it was asked for: users should hear it from us. speedup: times as fast"""
+def _note_limits(run: Run, target: Target, written: Mapping[str, Any], speedup: float | None) -> None:
+    """What the file cannot give although it was asked for: users should hear it from us.
+
+    speedup: times as fast; None where the target does not run here
+    """
     layers = [entry for entry in run.ledger.entries if entry["event"] == "layer"]
-    asked = sorted({layer["bits"] for layer in layers} - {4, 8, 32})
+    asked = sorted({layer["bits"] for layer in layers} - {4, target.weights.bits, 32})
     if asked:
         wanted = " and ".join(f"{bits}-bit weights in {4 if bits < 4 else 8} bits" for bits in asked)
         run.log("note", text=f"ONNX has no such integers, so student.onnx stores {wanted}.")
@@ -151,15 +173,22 @@ def _note_limits(run: Run, written: Mapping[str, Any], speedup: float) -> None:
         if entry["limit"] is not None and written["bytes"] > entry["limit"]:
             over = figures.size(written["bytes"] - entry["limit"])
             run.log("note", text=f"student.onnx is {over} larger than the budget allows.")
-        if entry["speedup"] is not None and speedup < entry["speedup"]:
+        if entry["speedup"] is not None and speedup is not None and speedup < entry["speedup"]:
             text = f"student.onnx is {figures.times(speedup)} as fast as the original when measured again, and the "
             run.log("note", text=text + f"budget asks for {figures.times(entry['speedup'])}.")
     found = next(entry for entry in reversed(run.ledger.entries) if entry["event"] == "parity")
     if found["optimised_steps"] > found["graph_steps"] + FUSED and any(layer["bits"] == 8 for layer in layers):
-        text = f"On this machine ONNX Runtime computes student.onnx {found['optimised_steps']:.0f} steps away from the "
-        text += "graph: without instructions for 8-bit products (VNNI) their sums overflow. Those of 7-bit weights do "
-        run.log("note", text=text + "not, and the file is as large: `--weights 7`.")
-    if speedup <= 1:
+        steps = f"{found['optimised_steps']:.0f}"
+        text = f"On this machine {found['runtime']} computes student.onnx {steps} steps away from the graph: without "
+        text += "instructions for 8-bit products (VNNI) their sums overflow. Those of 7-bit weights do not, and the "
+        run.log("note", text=text + "file is as large: `--target onnxruntime_avx2`.")
+    for rule in dict.fromkeys(broken["rule"] for broken in written["fusion"].get("violations", [])):
+        broken = [broken for broken in written["fusion"]["violations"] if broken["rule"] == rule]
+        text = f"student.onnx breaks a rule of {target.name}, {rule}, in {len(broken)} places: "
+        run.log("note", text=text + f"{broken[0]['name']}, for one: {broken[0]['why']}.")
+    if speedup is None:
+        run.log("note", text=f"student.onnx was not timed: {target.name} computes it elsewhere.")
+    elif speedup <= 1:
         text = "On this machine student.onnx is not faster than the original. Integers pay where the processor has "
         text += "instructions for them (VNNI, AMX, dot product) and layers are wide."
         run.log("note", text=text)

@@ -12,8 +12,9 @@ import typer
 from datafree.cli import failure, options, screen
 from datafree.report import figures
 from datafree.spec import Refusal
+from datafree.spec.target import AUTO
 
-JOB = ("model", "checkpoint", "inputs", "images", "minutes", "seed", "device", "recipe")
+JOB = ("model", "checkpoint", "inputs", "images", "minutes", "seed", "device", "recipe", "pays")
 """Keys of a settings file that are the job's and not the recipe's."""
 
 
@@ -43,9 +44,14 @@ def compress(
         str | None,
         typer.Option(help="Which recipe, of `datafree list recipes`; closed_form unless said.", show_default=False),
     ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Which runtime the file is for; onnxruntime unless said.", show_default=False)
-    ] = None,
+    target: options.Target = None,
+    pays: Annotated[
+        bool,
+        typer.Option(
+            "--pays",
+            help="Time the file here, and leave in float what integers make slower. Results then depend on timings.",
+        ),
+    ] = False,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -125,6 +131,7 @@ def compress(
         force=force,
         quiet=quiet,
         budget=options.budget_from(size, macs, speedup, latency),
+        pays=pays or bool(job.get("pays", False)),
     )
     show_run(out, as_json=as_json)
 
@@ -224,6 +231,8 @@ def show_run(folder: Path, *, as_json: bool) -> None:
     console.print(shown)
     if summary["forecast"]:
         console.print("\n" + screen.expected(summary["forecast"]))
+    if summary["target"] and summary["target"].get("asked") == AUTO:
+        console.print(f"\nMade for {summary['target'].get('name')}: {summary['target'].get('why')}.", style="dim")
     for text in summary["notes"]:
         console.print("\n" + text, style="dim")
     console.print(f"\nreport  {folder / 'report.html'}\nfile    {folder / 'student.onnx'}")

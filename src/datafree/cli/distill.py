@@ -12,6 +12,7 @@ import typer
 from datafree.cli import failure, options, screen
 from datafree.cli.compress import show_run
 from datafree.spec import Refusal
+from datafree.spec.target import AUTO
 
 
 def distill(
@@ -81,7 +82,7 @@ def distill(
         typer.Option("--set", metavar="NAME=VALUE", help="One of its settings, such as `rounds=500`; may be repeated."),
     ] = None,
     minutes: options.Minutes = None,
-    target: Annotated[str, typer.Option(help="Which runtime the file is for.")] = "onnxruntime",
+    target: options.Target = None,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     device: Annotated[str, typer.Option(help="`cpu` or `cuda`.")] = "cpu",
     tensorboard: Annotated[
@@ -134,7 +135,7 @@ def distill(
             prune=prune,
             start=start,
             criterion=criterion,
-            target=target,
+            target=target or AUTO,
             inputs=options.inputs_from(shape, mean, std, features) or None,
             checkpoint=checkpoint,
             student_checkpoint=student_checkpoint,

@@ -95,23 +95,28 @@ _OPTIONAL = {
     "timm": "`timm:` and `hf:` models; pip install 'datafree[timm]'",
     "torchvision": "`torchvision:` models; pip install 'datafree[torchvision]'",
     "huggingface_hub": "`hf:` models; pip install 'datafree[hf]'",
+    "openvino": "`--target openvino`; pip install 'datafree[openvino]'",
 }
 
 
 def _installation(*, as_json: bool) -> None:
     from importlib.util import find_spec
 
+    from datafree.export.overflow import sums_overflow
     from datafree.run import machine, versions
 
+    overflow = sums_overflow()
     missing = {name: use for name, use in _OPTIONAL.items() if find_spec(name) is None}
     if as_json:
-        screen.emit({"versions": versions(), "machine": machine(), "missing": missing})
+        screen.emit({"versions": versions(), "machine": machine(), "products_exact": not overflow, "missing": missing})
         return
     shown = screen.table("", "")
     shown.show_header = False
     for name, number in versions().items():
         shown.add_row(name, number)
     shown.add_row("machine", machine())
+    sums, auto = ("overflow", "onnxruntime_avx2") if overflow else ("exact", "onnxruntime")
+    shown.add_row("8-bit sums", f"{sums}, so `--target auto` is {auto}")
     for name, use in missing.items():
         shown.add_row(name, f"not installed; needed for {use}")
     console = screen.results()

@@ -20,9 +20,7 @@ def front(
     points: Annotated[int, typer.Option(help="Sizes to look at, from the file at 8 bits to the smallest.")] = 8,
     speed: Annotated[bool, typer.Option("--speed", help="Write every point's file and time it.")] = False,
     recipe: Annotated[str, typer.Option(help="Which recipe makes the points, once one is chosen.")] = "closed_form",
-    target: Annotated[
-        str | None, typer.Option(help="Which runtime the files are for; onnxruntime unless said.", show_default=False)
-    ] = None,
+    target: options.Target = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting that all points share; may be repeated."),

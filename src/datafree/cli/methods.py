@@ -11,34 +11,36 @@ import typer
 from rich.text import Text
 
 from datafree.cli import options, screen
-from datafree.spec import Paper
+from datafree.spec import TARGETS, Paper, Target
 
 
 def list_methods(
     family: Annotated[
-        str | None, typer.Argument(help="`recipes` or a family; all when left out.", show_default=False)
+        str | None, typer.Argument(help="`recipes`, `targets` or a family; all when left out.", show_default=False)
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the methods of each family.
+    """List the methods of each family, and the targets a file can be made for.
 
-    Examples: `datafree list`, `datafree list prune`
+    Examples: `datafree list`, `datafree list prune`, `datafree list targets`
     """
-    families = _families()
+    families: dict[str, Mapping[str, Any]] = {**_families(), "targets": TARGETS}
     if family is not None:
         from datafree.recipes.settings import choose
 
         families = {family: choose(family, families, "family")}
-    rows = [(name, key, cls) for name, catalogue in families.items() for key, cls in catalogue.items()]
+    rows = [
+        (name, key, one.about, []) if isinstance(one, Target) else (name, key, _headline(one), _keys(one))
+        for name, catalogue in families.items()
+        for key, one in catalogue.items()
+    ]
     if as_json:
-        screen.emit(
-            [{"family": name, "name": key, "about": _headline(cls), "papers": _keys(cls)} for name, key, cls in rows]
-        )
+        screen.emit([{"family": name, "name": key, "about": about, "papers": keys} for name, key, about, keys in rows])
         return
     shown = screen.table("family", "name", "about", "paper")
     last = ""
-    for name, key, cls in rows:
-        shown.add_row(name if name != last else "", key, _headline(cls), ", ".join(_keys(cls)))
+    for name, key, about, keys in rows:
+        shown.add_row(name if name != last else "", key, about, ", ".join(keys))
         last = name
     screen.results().print(shown)
 

@@ -54,6 +54,14 @@ Features = Annotated[
     bool,
     typer.Option("--features", help="The input is ready features, not pixels.", rich_help_panel="Model"),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Which runtime the file is for, of `datafree list targets`; auto unless said: ONNX Runtime, at the bits "
+        "whose products this processor adds exactly.",
+        show_default=False,
+    ),
+]
 Minutes = Annotated[
     float | None,
     typer.Option(

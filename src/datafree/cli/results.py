@@ -111,7 +111,13 @@ def export(
         str, typer.Argument(metavar="MODEL", help="`DIR/student.pt2` of a run, or any MODEL.", show_default=False)
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The .onnx file to write.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The .onnx file to write, or with `--target executorch` the .pte file.",
+            show_default=False,
+        ),
     ] = None,
     target: Annotated[str, typer.Option(help="Which runtime the file is for.")] = "onnxruntime",
     checkpoint: options.Checkpoint = None,
@@ -121,23 +127,28 @@ def export(
     features: options.Features = False,
     as_json: options.Json = False,
 ) -> None:
-    """Write a graph as ONNX: a run's student with packed integers, or any network in float.
+    """Write a graph as ONNX, or for ExecuTorch: a run's student with packed integers, or any network in float.
 
     Examples:
 
     - `datafree export small/student.pt2 --out student.onnx`
 
     - `datafree export timm:resnet18 --out resnet18.onnx`: the float original, to compare with
+
+    - `datafree export small/student.pt2 --target executorch --out student.pte`: of a run made with the same target
     """
     if out is None:
         raise Refusal("export has nowhere to write", why="--out is missing", remedy="add --out FILE.onnx")
-    if out.suffix != ".onnx":
-        raise Refusal(f"{out} is no ONNX file", why="its name does not end in .onnx", remedy="write --out FILE.onnx")
     from datafree.recipes.settings import choose
     from datafree.spec import TARGETS
 
     chosen = choose(target, TARGETS, "target")
+    if out.suffix == ".pte" and chosen.runtime != "executorch":
+        raise Refusal(f"{out} is for ExecuTorch", why=f"the target is {target}", remedy="add --target executorch")
+    if out.suffix not in (".onnx", ".pte"):
+        raise Refusal(f"{out} is no ONNX file", why="its name does not end in .onnx", remedy="write --out FILE.onnx")
     from datafree.export import export_onnx, load_pt2
+    from datafree.export.executorch_file import export_pte
     from datafree.graph.doors import open_model
     from datafree.run.replaced import settle
 
@@ -148,7 +159,7 @@ def export(
         graph = load_pt2(model)
     else:
         graph = open_model(model, checkpoint=checkpoint, inputs=given)
-    found = export_onnx(graph, out, chosen)
+    found = export_pte(graph, out) if out.suffix == ".pte" else export_onnx(graph, out, chosen)
     if as_json:
         screen.emit({"path": str(out), **found})
     else:

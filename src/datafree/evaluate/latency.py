@@ -1,17 +1,20 @@
-"""How long an ONNX file takes in ONNX Runtime, for several files side by side."""
+"""How long an ONNX file takes in a runtime, for several files side by side."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from datafree.spec import Refusal
 
 _FEWEST, _MOST = 5, 1000
+Opener = Callable[[Path, int, int], tuple[str, Callable[[np.ndarray], Any]]]
+"""(file, inputs of one call, threads) -> (runtime and its version, what computes the answers)."""
 
 
 def measure_latency(
@@ -21,12 +24,14 @@ def measure_latency(
     seconds: float = 5.0,
     threads: int | None = None,
     seed: int = 0,
+    opener: Opener | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Time files against each other in one process, one call of each in turn, until `seconds` are over or each was
     called a thousand times.
 
     paths: file by name, as in {"teacher": ..., "student": ...}
     batch: inputs per call; threads: of the runtime, None for one per core
+    opener: how another runtime opens a file; ONNX Runtime by default
 
     In turns, because a machine that others use slows down and recovers: whatever happens, happens to all files. The
     median is the figure; its ratio between two files is what should be quoted. Two calls of each come first,
@@ -36,14 +41,8 @@ def measure_latency(
     """
     if batch < 1 or seconds <= 0:
         raise ValueError(f"batch must be at least 1 and seconds positive, got {batch} and {seconds}")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3
-    # Threads that spin between calls steal time from the file whose turn it is.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    calls = {name: _call(onnxruntime, Path(path), options, batch, seed) for name, path in paths.items()}
+    opened = {name: (opener or _onnxruntime)(Path(path), batch, threads or _cores()) for name, path in paths.items()}
+    calls = {name: _fed(call, Path(paths[name]), batch, seed) for name, (_, call) in opened.items()}
     for call in [*calls.values()] * 2:
         call()
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -63,22 +62,34 @@ def measure_latency(
             "runs": len(found),
             "batch": batch,
             "threads": threads or _cores(),
-            "runtime": f"ONNX Runtime {onnxruntime.__version__}",
+            "runtime": opened[name][0],
         }
         for name, found in times.items()
     }
 
 
-def _call(onnxruntime: Any, path: Path, options: Any, batch: int, seed: int) -> Any:
+def _onnxruntime(path: Path, batch: int, threads: int) -> tuple[str, Callable[[np.ndarray], Any]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Threads that spin between calls steal time from the file whose turn it is.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises its own kinds, which share no base
         reason = " ".join(str(error).split())[:200]
         raise Refusal(f"{path} cannot be run", why=f"ONNX Runtime says: {reason}", remedy="export it again") from error
-    entry = session.get_inputs()[0]
-    shape = [batch, *entry.shape[1:]]
-    x = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-    return lambda: session.run(None, {entry.name: x})
+    name = session.get_inputs()[0].name
+    return f"ONNX Runtime {onnxruntime.__version__}", lambda x: session.run(None, {name: x})
+
+
+def _fed(call: Callable[[np.ndarray], Any], path: Path, batch: int, seed: int) -> Callable[[], Any]:
+    """A call with random inputs of the shape the file says."""
+    shape = onnx.load(path, load_external_data=False).graph.input[0].type.tensor_type.shape.dim
+    x = np.random.default_rng(seed).standard_normal([batch, *(dim.dim_value for dim in shape[1:])], dtype=np.float32)
+    return lambda: call(x)
 
 
 def _cores() -> int:

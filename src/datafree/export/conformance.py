@@ -1,92 +1,39 @@
-"""What ONNX Runtime makes of a file: which operators run in integers, which stay in float, and why.
+"""What a target's runtime makes of a file: which operators run in integers, which stay in float, and why.
 
-Read from the graph that the runtime itself writes after its own optimisation at level EXTENDED; at ALL the same
-operators stand there behind layout changes that hide them.
+One question, asked of each runtime in its own way: ONNX Runtime and OpenVINO are shown the file and tell what they made
+of it; TensorRT and QNN, which need their own hardware, are known by the rules they document (`qdq_rules`), and the file
+is held to these. ExecuTorch tells when `export_pte` makes its file; the ONNX file beside that is ONNX Runtime's.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnx
+from datafree.export import onnxruntime_graph, openvino_graph, qdq_rules
+from datafree.spec import Target
+from datafree.spec.target import ONNXRUNTIME
 
-from datafree.run.atomic import disk_of
-from datafree.spec import Refusal, Target
+_ASKED: dict[str, Callable[[Path, Target], dict[str, Any]]] = {
+    "onnxruntime": onnxruntime_graph.ask,
+    "openvino": openvino_graph.ask,
+    "executorch": onnxruntime_graph.ask,
+    "tensorrt": qdq_rules.ask,
+    "qnn": qdq_rules.ask,
+}
 
-_FLOAT_LAYERS = {"Conv": "conv", "FusedConv": "conv", "ConvTranspose": "conv_transpose", "Gemm": "linear",
-                 "FusedGemm": "linear", "MatMul": "matmul", "FusedMatMul": "matmul"}  # fmt: skip
-"""Float operators that own most of a network's work, and the kind of operator they stand for."""
 
-
-def conformance(path: str | Path, target: Target | None = None) -> dict[str, Any]:
-    """Optimise a file as ONNX Runtime does when it loads it, and count what is left.
+def conformance(path: str | Path, target: Target = ONNXRUNTIME) -> dict[str, Any]:
+    """Ask a target's runtime what it makes of a file.
 
     Returns plain data:
-        operators: operator -> count in the optimised graph
+        runtime: who was asked, with its version; "rules of NAME" where it cannot run here
+        operators: operator -> count, as the runtime computes them
         float_layers: [{name, operator, why}] convolutions and matrix products that run in float
         fused: no float layer is left although the file holds quantized activations
+        violations: [{rule, name, why}] of rules the runtime documents; only where it was not asked itself
+
+    Raises Refusal where the runtime is not installed, or does not open the file.
     """
-    model = _optimised(Path(path))
-    graph = model.graph
-    producers = {name: node for node in graph.node for name in node.output}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    counts = Counter(node.op_type for node in graph.node)
-    left = [
-        {"name": node.output[0], "operator": node.op_type, "why": _why(node, producers, readers, target)}
-        for node in graph.node
-        if node.op_type in _FLOAT_LAYERS
-    ]
-    quantized = counts["QuantizeLinear"] > 0
-    return {"operators": dict(sorted(counts.items())), "float_layers": left, "fused": quantized and not left}
-
-
-def _optimised(path: Path) -> onnx.ModelProto:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.log_severity_level = 3
-    with tempfile.TemporaryDirectory() as folder:
-        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        try:
-            onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            return onnx.load(options.optimized_model_filepath, load_external_data=False)
-        except Exception as error:  # its own kinds, also for a full disk
-            raise Refusal(
-                f"what ONNX Runtime makes of {path.name} was not written",
-                why=" ".join(str(error).split())[:300] or type(error).__name__,
-                remedy=f"where the disk of {disk_of(Path(folder))} is full, free space there or set TMPDIR; else use "
-                "student.pt2, which holds the same network",
-            ) from error
-
-
-def _why(
-    node: onnx.NodeProto,
-    producers: dict[str, onnx.NodeProto],
-    readers: dict[str, list[onnx.NodeProto]],
-    target: Target | None,
-) -> str:
-    """The first reason, from the outside in, why the runtime kept a layer in float."""
-    kind = _FLOAT_LAYERS[node.op_type]
-    if target is not None and kind not in target.quantized:
-        return f"target {target.name} leaves {kind} in float"
-
-    def made_by(position: int) -> str:
-        made = producers.get(node.input[position]) if len(node.input) > position else None
-        return made.op_type if made is not None else ""
-
-    if made_by(0) != "DequantizeLinear":
-        return "its input is not quantized"
-    if made_by(1) != "DequantizeLinear":
-        return "its weight is not quantized"
-    following = {reader.op_type for reader in readers.get(node.output[0], [])}
-    if following - {"QuantizeLinear"} or not following:
-        names = ", ".join(sorted(following)) or "the network's output"
-        return f"its output goes to {names} unquantized"
-    return f"the runtime has no integer kernel for this {node.op_type}"
+    return _ASKED[target.runtime](Path(path), target)

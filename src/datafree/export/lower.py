@@ -4,6 +4,7 @@ stand.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -50,15 +51,23 @@ class GlobalAveragePool(nn.Module):
 def lower(stored: Stored) -> tuple[fx.GraphModule, list[EdgeGrid]]:
     """The module to translate, and the grids its `Edge` placeholders name by position. It cannot be run."""
     graph = stored.graph.copy()
-    _means_to_global_pools(graph)
+    rewrite_global_pools(graph, _as_one_operator)
     grids = _edges(graph, stored.fit.finer)
     graph.module.graph.lint()
     graph.module.recompile()
     return graph.module, grids
 
 
-def _means_to_global_pools(graph: ModelGraph) -> None:
-    """`mean` over height and width and `adaptive_avg_pool2d(1)` become `GlobalAveragePool`, flattened where they were.
+def _as_one_operator(graph: ModelGraph, source: fx.Node) -> fx.Node:
+    if "global_pool" not in graph.module._modules:
+        graph.module.add_module("global_pool", GlobalAveragePool())
+    return graph.module.graph.call_module("global_pool", (source,))
+
+
+def rewrite_global_pools(graph: ModelGraph, pool: Callable[[ModelGraph, fx.Node], fx.Node]) -> None:
+    """`mean` over height and width and `adaptive_avg_pool2d(1)` become one operator, flattened where they were.
+
+    pool: makes the node that pools a value, [N, C, H, W] -> [N, C, 1, 1]
 
     The quantizer of a flattened mean is called before and after the flattening (rounding commutes with it), so that the
     pool and the layer behind it both see integers.
@@ -67,11 +76,9 @@ def _means_to_global_pools(graph: ModelGraph) -> None:
         if kind(node) != "global_pool" or not _pools_everything(node):
             continue
         flat = node.target is aten.mean.dim and not _argument(node, 2, "keepdim", False)
-        if "global_pool" not in graph.module._modules:
-            graph.module.add_module("global_pool", GlobalAveragePool())
         reader = next(iter(node.users)) if len(node.users) == 1 else None
         with graph.module.graph.inserting_before(node):
-            pooled = graph.module.graph.call_module("global_pool", (node.args[0],))
+            pooled = pool(graph, node.args[0])
             if flat and quantizer_of(graph, reader) is not None:
                 pooled = graph.module.graph.call_module(str(reader.target), (pooled,))  # type: ignore[union-attr]
             if flat:

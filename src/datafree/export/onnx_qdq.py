@@ -1,7 +1,7 @@
 """`student.onnx`: a `ModelGraph` as ONNX with packed integers, placed so that ONNX Runtime fuses them.
 
-Opset 21 (the first with INT4), IR version 10, one input `input` [N, C, H, W] with a dynamic batch, one output
-`logits`. The file says nothing of the machine it was written on.
+Opset 21 (the first with INT4), IR version 10, one input `input` [N, C, H, W] with a dynamic batch (unless the target
+wants a fixed one), one output `logits`. The file says nothing of the machine it was written on.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def export_onnx(
     path = Path(path)
     stored = as_stored(graph)
     module, grids = lower(stored)
-    model = _translate(module, graph)
-    placed = Emitter(model.graph, grids).emit()
-    _anonymous(model)
+    model = _translate(module, graph, target.batch)
+    placed = Emitter(model.graph, grids, target.integer_biases).emit()
+    _anonymous(model, target.batch)
     _write(model, path, largest)
     fusion = conformance(path, target)
     summary = {
@@ -72,10 +72,10 @@ def export_onnx(
     return summary
 
 
-def _translate(module: torch.fx.GraphModule, graph: ModelGraph) -> ir.Model:
-    """The float skeleton, with placeholders where quantizers stand."""
-    example = (torch.zeros(2, *graph.inputs.shape),)
-    batch = ({0: torch.export.Dim("batch", min=1)},)
+def _translate(module: torch.fx.GraphModule, graph: ModelGraph, fixed: int | None) -> ir.Model:
+    """The float skeleton, with placeholders where quantizers stand. fixed: inputs of one call, None for any number"""
+    example = (torch.zeros(fixed or 2, *graph.inputs.shape),)
+    batch = ({0: torch.export.Dim("batch", min=1)},) if fixed is None else None
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
@@ -101,7 +101,7 @@ def _translate(module: torch.fx.GraphModule, graph: ModelGraph) -> ir.Model:
     return written.model
 
 
-def _anonymous(model: ir.Model) -> None:
+def _anonymous(model: ir.Model, fixed: int | None) -> None:
     """Drop all that is not the network: stack traces, scopes, paths, producers, inner shapes; name the batch
     dimension.
     """
@@ -129,7 +129,7 @@ def _anonymous(model: ir.Model) -> None:
             value.shape, value.type = None, None  # the tensor itself tells
     for value in [*graph.inputs, *graph.outputs]:
         if value.shape is not None and value.shape.rank():
-            value.shape = ir.Shape(["batch", *value.shape[1:]])
+            value.shape = ir.Shape([fixed or "batch", *value.shape[1:]])
 
 
 def _write(model: ir.Model, path: Path, largest: int) -> None:

@@ -3,7 +3,8 @@
 The rules are ONNX Runtime's (measured with 1.31): activations uint8, weights int8 with zero point 0, biases int32 with
 scale s_x s_w, a pair on every input and output of an integer operator. A grid with fewer than 256 codes has a `Clip`
 on the uint8 values, between Q and DQ: there it fuses (the operators around it stay integer), on float values it would
-not.
+not. Activations on a symmetric grid that is not narrow are int8 with zero point 0, and biases stay float where the
+target wants them so (TensorRT).
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ class Placed:
 
 
 class Emitter:
-    """Rewrites one ONNX graph in place. Use once: `Emitter(graph, grids).emit()`."""
+    """Rewrites one ONNX graph in place. Use once: `Emitter(graph, grids, integer_biases).emit()`."""
 
-    def __init__(self, graph: ir.Graph, grids: list[EdgeGrid]) -> None:
-        self.graph, self.grids = graph, grids
+    def __init__(self, graph: ir.Graph, grids: list[EdgeGrid], integer_biases: bool) -> None:
+        self.graph, self.grids, self.integer_biases = graph, grids, integer_biases
         self.placed = Placed()
         self.input_scale: dict[ir.Value, float] = {}
         self.stored_by: dict[ir.Value, tuple[int, ir.Value]] = {}  # dequantized value -> key of its grid, and its codes
@@ -54,7 +55,7 @@ class Emitter:
         for node in stored:
             self._weight(node)
         for node in list(self.graph):
-            if node.op_type in _INTEGER_LAYERS and len(node.inputs) > 2:
+            if self.integer_biases and node.op_type in _INTEGER_LAYERS and len(node.inputs) > 2:
                 self._bias(node)
         for name in [name for name, value in self.graph.initializers.items() if not value.uses()]:
             del self.graph.initializers[name]
@@ -65,8 +66,10 @@ class Emitter:
         source, scheme = _one(edge.inputs[0]), quantizer.scheme
         stem = source.name
         scale = self._constant(f"{stem}.scale", quantizer.scale)
-        # Codes are moved to begin at 0, so that uint8 saturates at the grid's lower end by itself.
-        zero = self._constant(f"{stem}.zero_point", (quantizer.zero_point - scheme.qmin).to(torch.uint8))
+        # Codes are moved to begin where the stored type does, so that it saturates at the grid's lower end by itself.
+        signed = scheme.symmetric and not scheme.narrow and scheme.bits == 8
+        kept, start = (torch.int8, -128) if signed else (torch.uint8, 0)
+        zero = self._constant(f"{stem}.zero_point", (quantizer.zero_point - scheme.qmin + start).to(kept))
         attributes = {"axis": quantizer.axis} if quantizer.scale.ndim else {}
         key, levels = edge.attributes["key"].as_int(), scheme.qmax - scheme.qmin
         pad = self._pad_of_codes(source, key)
@@ -207,8 +210,12 @@ class Emitter:
 
     def _replace(self, old: ir.Node, nodes: list[ir.Node]) -> None:
         self.graph.insert_before(old, nodes)
-        ir.convenience.replace_all_uses_with(old.outputs[0], nodes[-1].outputs[0])
+        before, after = old.outputs[0], nodes[-1].outputs[0]
+        answer = before.is_graph_output()
+        ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
         self.graph.remove(old, safe=True)
+        if answer:
+            after.name, after.type, after.shape = before.name, before.type, before.shape
 
 
 def _multiplies_integers(node: ir.Node) -> bool:

@@ -34,8 +34,8 @@ def activation_sites(graph: ModelGraph, target: Target) -> list[Site]:
     """Activation edges that `target` quantizes, in execution order.
 
     An edge is quantized when a quantized operator reads it, or when such an operator (with what it absorbs) produced
-    it. An operator the target absorbs (ReLU) leaves no quantizer before itself. Network outputs and constants stay in
-    float.
+    it. An operator the target absorbs (ReLU) leaves no quantizer before itself. Constants stay in float, and network
+    outputs unless the target wants them too.
     """
     floating = {name for name, value in _values(graph).items() if value.is_floating_point()}
     sites: list[Site] = []
@@ -46,7 +46,8 @@ def activation_sites(graph: ModelGraph, target: Target) -> list[Site]:
             on_grid[node.name] = on_grid[source]  # split and chunk give lists, whose items carry the quantizer on
         if node.name not in floating or node.op not in ("call_function", "placeholder"):
             continue
-        readers = [user for user in node.users if user.op == "call_function"]
+        read_by = ("call_function", "output") if target.answers else ("call_function",)
+        readers = [user for user in node.users if user.op in read_by]
         if not readers:
             continue  # the output of the network
         if all(kind(user) in target.absorbed for user in readers):
@@ -62,6 +63,7 @@ def activation_sites(graph: ModelGraph, target: Target) -> list[Site]:
             users = readers if wanted else []
         else:
             users = [user for user in readers if _reads(user, node, target)]
+        users = [user for user in users if not _joins(user, node, target)]
         if users:
             sites.append(Site(node.name, tuple(user.name for user in users)))
             on_grid[node.name] = node.name
@@ -77,11 +79,19 @@ def _produced_by(node: fx.Node) -> str:
 
 def _reads(user: fx.Node, node: fx.Node, target: Target) -> bool:
     """Whether `user` is a quantized operator, directly or behind operators that only move values."""
-    if kind(user) in target.quantized:
+    if kind(user) in target.quantized or (target.answers and user.op == "output"):
         return True
     if (kind(user) in target.carries and kind(user) in _SHAPED) or user.target is operator.getitem:
         return any(_reads(further, user, target) for further in user.users)
     return False
+
+
+def _joins(user: fx.Node, node: fx.Node, target: Target) -> bool:
+    """Whether the target computes `user` together with the layer `node` before it: with one layer, the first."""
+    if kind(user) not in target.joined:
+        return False
+    layers = [value for value in user.all_input_nodes if kind(value) in LAYERS and len(value.users) == 1]
+    return bool(layers) and layers[0] is node
 
 
 def _first_input(node: fx.Node) -> str | None:

@@ -80,10 +80,9 @@ def quantize(
     for asked in [own for _, own in bits] + ([] if activations is None else [activations]):
         if not 2 <= asked <= 8:  # 1 bit is a grid of signs, without a zero: weights are trained to it, not rounded
             raise ValueError(f"bits must be a whole number from 2 to 8, got {asked!r}")
-    schemes = [(glob, target.weights.with_bits(own)) for glob, own in bits]
     _refuse_overflow(graph)
     student = graph.copy()
-    _weights(student, graph, schemes, rounding, keep, run)
+    _weights(student, graph, target, bits, rounding, keep, run)
     if activations is not None:
         marginals = propagate_means(graph, fields_of(graph).sums if sums is None else sums, images=images)
         seen = _Seen(graph, target, images, observer, marginals)
@@ -123,7 +122,8 @@ def _refuse_overflow(graph: ModelGraph) -> None:
 def _weights(
     student: ModelGraph,
     graph: ModelGraph,
-    schemes: Sequence[tuple[str, Scheme]],
+    target: Target,
+    bits: Sequence[tuple[str, int]],
     rounding: Rounding,
     keep: set[str],
     run: Run,
@@ -137,14 +137,15 @@ def _weights(
         if kept is not None:
             run.log("kept_float", path=kept, why="asked for with keep_float")
             continue
-        named = [own for glob, own in schemes if any(fnmatchcase(layer.path, glob) for layer in layers)]
+        named = [own for glob, own in bits if any(fnmatchcase(layer.path, glob) for layer in layers)]
         if named:
+            scheme = target.weights_of(layers[0].kind, named[-1])
             # A weight that several calls share is rounded for what the first of them reads.
             reader: Reader | GroupedReader | None = None
-            if rounding.reads(named[-1]):
+            if rounding.reads(scheme):
                 reader_for = reader_of if layers[0].groups == 1 else grouped_reader_of
                 reader = reader_for(graph, fields_of(graph), layers[0])
-            _round(student, layers[0], named[-1], rounding, reader)
+            _round(student, layers[0], scheme, rounding, reader)
 
 
 def _round(

@@ -91,6 +91,7 @@ def summarize(entries: Iterable[Entry]) -> dict[str, Any]:
         "forecast": _last(entries, "forecast"),
         "accuracy": _accuracies(entries),
         "parity": _last(entries, "parity"),
+        "target": _last(entries, "target"),
         "conformance": _last(entries, "conformance"),
         "synthetic_images": sum(entry.get("count", 0) for entry in _all(entries, "synthesized"))
         + max((entry.get("count", 0) for entry in _all(entries, "handed")), default=0),
@@ -127,6 +128,7 @@ def _sheet(folder: Path) -> str | None:
 
 _LEFT = {
     "kept_float": ("path", "in float"),
+    "left_float": ("group", "in float"),
     "not_equalized": ("layer", "not equalized"),
     "mean_repair_only": ("layer", "only its mean repaired"),
     "bias_not_corrected": ("layer", "bias not corrected"),

@@ -25,6 +25,7 @@ FILES = (
     "student.sparse.safetensors",
     "student.onnx",
     "student.onnx.data",
+    "student.pte",
     "preprocess.json",
     "parity.json",
     "contact_sheet.jpg",

@@ -74,7 +74,7 @@ class Bench:
         export_onnx(plain, self.files / "plain.onnx", self.target)
         self.choices: dict[str, Choice] = {}
         if self.bits and self.request.weights == 2 * COARSE:
-            self.choices = choices(plain)
+            self.choices = choices(plain, self.target.weights.bits)
         coarse = None
         if self.choices:
             bits = dict.fromkeys(paths_of(self.choices, self.choices), COARSE)

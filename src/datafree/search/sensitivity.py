@@ -31,12 +31,12 @@ class Choice:
     weights: tuple[str, ...]
 
 
-def choices(student: ModelGraph) -> dict[str, Choice]:
-    """The layers whose weights `student` stores in 8 bits, by the first path of each."""
+def choices(student: ModelGraph, bits: int) -> dict[str, Choice]:
+    """The layers whose weights `student` has in `bits`, the most that its target takes, by the first path of each."""
     stored = {row.node: row.bits for row in cost(student).layers}
     owners: list[tuple[set[str], set[str]]] = []
     for layer in student.layers:
-        if stored[layer.node] != 2 * COARSE:
+        if stored[layer.node] != bits:
             continue
         paths, weights = {layer.path}, {layer.weight}
         for other in [other for other in owners if other[0] & paths or other[1] & weights]:

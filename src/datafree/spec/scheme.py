@@ -18,12 +18,14 @@ class Scheme:
     symmetric: zero point fixed at 0; a signed symmetric grid is narrow (-2^(b-1)+1 .. 2^(b-1)-1), so that a weight and
         its negative cost the same and no kernel has to special-case the extra code
     granularity: one scale per tensor, or per output channel (axis 0 of a weight)
+    narrow: False lets a symmetric grid have the extra code, as activations have that saturate where int8 ends
     """
 
     bits: int = 8
     signed: bool = False
     symmetric: bool = False
     granularity: Literal["tensor", "channel"] = "tensor"
+    narrow: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 1 <= self.bits <= 8:
@@ -48,7 +50,7 @@ class Scheme:
             return 0
         if self.binary:
             return -1
-        return -(2 ** (self.bits - 1)) + (1 if self.symmetric else 0)
+        return -(2 ** (self.bits - 1)) + (1 if self.symmetric and self.narrow else 0)
 
     @property
     def qmax(self) -> int:
