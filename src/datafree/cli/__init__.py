@@ -13,6 +13,7 @@ from datafree.cli.distill import distill
 from datafree.cli.doctor import doctor
 from datafree.cli.methods import list_methods, show
 from datafree.cli.results import evaluate, export, report
+from datafree.cli.sweep import sweep
 from datafree.cli.synthesize import synthesize
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ for function, name in (
     (compress, "compress"),
     (synthesize, "synthesize"),
     (distill, "distill"),
+    (sweep, "sweep"),
     (evaluate, "evaluate"),
     (report, "report"),
     (export, "export"),

@@ -142,14 +142,16 @@ def demo(
     Example: `datafree demo`
     """
     from datafree.bundled import test_set_path
-    from datafree.cli.results import measure
-    from datafree.evaluate import open_dataset
 
     run_job(
         "bundled:digits", out=out, recipe="closed_form", settings={"weights": 8, "activations": 8, "ratio": 0.3},
         checkpoint=None, inputs=None, seed=0, device="cpu", force=True, quiet=quiet,
     )  # fmt: skip
-    measure(out, open_dataset(test_set_path("digits")), quiet=quiet)
+    with screen.Progress(quiet=quiet) as watch:
+        from datafree.api.measurement import measure
+        from datafree.evaluate import open_dataset
+
+        measure(out, open_dataset(test_set_path("digits")), watch)
     show_run(out, as_json=as_json)
 
 
