@@ -67,6 +67,9 @@ def compress(
     command: how to do it again, as the report tells it
     budget: what the result may cost; shares of channels and bits that are not said are chosen so that it holds
 
+    Under torchrun the processes share the synthesis of images and every batch of repairs that learn; only the first
+    writes, and `Result.save` of the others does nothing.
+
     Raises Refusal, with cause and remedy, for a model or a request that cannot be served.
     """
     if prune is not None:
@@ -78,7 +81,7 @@ def compress(
         raise ValueError(f"the recipe is ready made; {', '.join(settings)} cannot be set beside it")
     return carry_out(
         recipe, model, inputs=inputs, checkpoint=checkpoint, images=images, minutes=minutes, seed=seed, device=device,
-        folder=folder, force=force, watch=watch, command=command, budget=budget, said=said,
+        folder=folder, force=force, ranks=Ranks.join(device), watch=watch, command=command, budget=budget, said=said,
     )  # fmt: skip
 
 
@@ -121,7 +124,13 @@ def carry_out(
     if folder is not None:
         check_folder(Path(folder), force=force)
     pack = open_pack(images) if isinstance(images, (str, os.PathLike)) else images
-    run = Run(seed=seed, device=device, minutes=minutes, watch=watch)
+    if ranks.world > 1 and budget is not None and budget.timed:
+        raise Refusal(
+            "a budget of time cannot be kept by several processes",
+            why="each would measure another time, and choose another network",
+            remedy="start it without torchrun, or give --size or --macs",
+        )
+    run = Run(seed=seed, device=device, ranks=ranks, minutes=minutes, watch=watch)
     note_start(run, recipe, command)
     with run.step("open the model"):
         teacher = open_model(model, checkpoint=checkpoint, inputs=inputs)

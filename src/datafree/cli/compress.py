@@ -111,7 +111,7 @@ def compress(
         raise Refusal("compress has nowhere to write", why="--out is missing", remedy="add --out FOLDER")
     if model is None and "model" not in job:
         raise Refusal("compress has no model", why="none is named", remedy="name one, such as timm:resnet18")
-    run_job(
+    first = run_job(
         model or job["model"],
         out=out,
         recipe=recipe or job.get("recipe", "closed_form"),
@@ -126,7 +126,8 @@ def compress(
         quiet=quiet,
         budget=options.budget_from(size, macs, speedup, latency),
     )
-    show_run(out, as_json=as_json)
+    if first:
+        show_run(out, as_json=as_json)
 
 
 def demo(
@@ -155,16 +156,21 @@ def demo(
     show_run(out, as_json=as_json)
 
 
-def run_job(model: str, *, out: Path, settings: dict[str, Any], quiet: bool, **job: Any) -> None:
-    """Compress and save, with progress on stderr. settings: the recipe's; job: other arguments of `api.compress`."""
+def run_job(model: str, *, out: Path, settings: dict[str, Any], quiet: bool, **job: Any) -> bool:
+    """Compress and save, with progress on stderr. settings: the recipe's; job: other arguments of `api.compress`.
+
+    Returns whether this process wrote the result, of several that torchrun has started.
+    """
     _refuse_clashes(settings)
-    with failure.resumable(out), screen.Progress(quiet=quiet) as watch:
+    rank, _ = options.place()
+    with failure.resumable(out), screen.Progress(quiet=quiet or rank > 0) as watch:
         from datafree.api import compress as compress_model  # PyTorch is imported here
 
         result = compress_model(
             model, folder=out, watch=watch, command=shlex.join(["datafree", *sys.argv[1:]]), **job, **settings
         )
         result.save()
+    return result.first
 
 
 def show_run(folder: Path, *, as_json: bool) -> None:
