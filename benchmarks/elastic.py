@@ -72,7 +72,8 @@ def processes_of(parent: int) -> list[int]:
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            if int(status.read_text().rpartition(")")[2].split()[1]) == parent:
+            state, owner = status.read_text().rpartition(")")[2].split()[:2]
+            if int(owner) == parent and state != "Z":
                 found.append(int(status.parent.name))
     return found
 
@@ -86,11 +87,12 @@ def disturb(job: subprocess.Popen[bytes], kills: int, usual: float, draws: np.ra
             time.sleep(0.05)
             continue
         seen |= set(fresh)
-        until = time.monotonic() + usual * draws.uniform(0.3, 0.9)
+        until = time.monotonic() + usual * draws.uniform(0.15, 0.85)
         while time.monotonic() < until and job.poll() is None:
             time.sleep(0.05)
-        with suppress(ProcessLookupError):
-            os.kill(fresh[draws.integers(len(fresh))], signal.SIGKILL)
+        alive = sorted(set(fresh) & set(processes_of(job.pid)))  # one that does not write ends before the other
+        if alive:
+            os.kill(alive[draws.integers(len(alive))], signal.SIGKILL)
             killed += 1
     return killed
 
