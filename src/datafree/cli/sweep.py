@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -82,7 +84,7 @@ def sweep(
 
     board = _Board(plan, quiet=quiet)
     try:
-        with board:
+        with board, redirect_stdout(sys.stderr):  # Ray tells of lost processes on stdout, which is for results
             rows = carry_out(
                 plan, out, jobs=jobs, threads=threads, address=address, retries=retries, minutes=minutes,
                 watch=board.note,
