@@ -102,3 +102,10 @@ def test_a_dry_run_shows_the_trials_and_writes_nothing(tmp_path, capsys):
     assert "--out" in capsys.readouterr().err
     assert main(["sweep", str(file), "-o", str(tmp_path / "out"), "--retries", "-1"]) == 2
     assert "--retries" in capsys.readouterr().err
+
+
+def test_torchrun_does_not_begin_every_trial_twice(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["sweep", str(tmp_path / "sweep.yaml"), "-o", str(tmp_path / "out")]) == 2
+    assert "torchrun" in capsys.readouterr().err

@@ -57,9 +57,7 @@ def test_done_once_known_again_and_not_believed_where_it_was_damaged(nets, capsy
     assert len(read_ledger(folder / ATTEMPTS)) == 1, "it is known by its settings and checksums"
     (folder / "student.onnx").write_bytes(b"cut")
     assert sweep(f"trials: [{SMALL}]", "--jobs", "1", "--minutes", "1e-9") == 0
-    assert [row["state"] for row in rows().values()] == ["unfinished"], (
-        "it is not believed, and there is no time for it"
-    )
+    assert [row["state"] for row in rows().values()] == ["unfinished"], "not believed, and no time"
 
 
 @needs_ray

@@ -79,6 +79,8 @@ def compress(
 ) -> None:
     """Compress a network without data, into a folder with `student.onnx`, `student.pt2` and `report.html`.
 
+    Under `torchrun` several processes share images and steps.
+
     Examples:
 
     - `datafree compress timm:resnet18.a1_in1k --out small`: 8-bit weights and activations

@@ -72,6 +72,12 @@ def sweep(
 
     - `datafree sweep sweep.yaml -o /shared/runs --address head:6379`: on a cluster
     """
+    if options.place()[1] > 1:
+        raise Refusal(
+            "a sweep cannot be shared out by torchrun",
+            why="each of its processes would begin every trial",
+            remedy="start it without torchrun; --jobs says how many trials run side by side",
+        )
     from datafree.sweep.plan import read_plan
 
     plan = read_plan(file)

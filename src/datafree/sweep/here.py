@@ -1,4 +1,4 @@
-"""Trials one after another in this process: what a sweep does with one job, and needs nothing for."""
+"""Trials one after another in this process: what a sweep does with one job. It needs no Ray."""
 
 from __future__ import annotations
 
