@@ -12,6 +12,7 @@ import pytest
 
 from datafree.cli import main
 from datafree.run import read_ledger
+from datafree.sweep import read_plan
 from datafree.sweep.trial import ATTEMPTS, RECORD
 
 TESTS = Path(__file__).parent
@@ -41,6 +42,11 @@ SMALL = "{model: 'mortal:small', inputs: {shape: [1, 8, 8], mean: [0.5], std: [0
 
 def test_done_once_known_again_and_not_believed_where_it_was_damaged(nets, capsys):
     text = f"trials: [{SMALL}, {{model: 'mortal:none'}}]"
+    Path("sweep.yaml").write_text(text, encoding="utf-8")
+    failed = Path("runs") / read_plan(Path("sweep.yaml")).trials[0].name
+    failed.mkdir(parents=True)
+    (failed / "traceback.txt").write_text("an earlier sweep's fault, before it had settings")
+    Path("runs/sweep.json").write_text("{}")
     assert sweep(text, "--jobs", "1") == 2, "one trial was refused"
     assert "mortal" in capsys.readouterr().out
     done, refused = rows().values()

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from datafree.run import Ledger, read_ledger, write_atomic
+from datafree.run import Ledger, write_atomic
 from datafree.spec import Budget, Refusal
 
-RECORD = "trial.json"
+RECORD, TRACE = "trial.json", "traceback.txt"
 ATTEMPTS = ".attempts.jsonl"
 """Every beginning of a trial, with the process that made it. Hidden: a run's folder may hold nothing of others."""
 
@@ -80,9 +80,9 @@ def carry_out(trial: Trial, folder: Path, threads: int) -> Outcome:
         return Outcome("refused", why=str(refusal))
     except Exception as error:
         with suppress(OSError):
-            (folder / "traceback.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            (folder / TRACE).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return Outcome("failed", why=f"{said} (its trace is in {folder / 'traceback.txt'})")
+        return Outcome("failed", why=f"{said} (its trace is in {folder / TRACE})")
 
 
 def _carried_out(trial: Trial, folder: Path, threads: int) -> Outcome:
@@ -99,7 +99,8 @@ def _carried_out(trial: Trial, folder: Path, threads: int) -> Outcome:
     attempts = note_attempt(folder)
     torch.set_num_threads(threads)
     if not _compressed(trial, folder):
-        (folder / RECORD).unlink(missing_ok=True)
+        for name in (RECORD, TRACE):  # what a trial that failed has left must not pass for something else's folder
+            (folder / name).unlink(missing_ok=True)
         job = dict(trial.job)
         budget = job.pop("budget", None)
         limits = None if budget is None else Budget(**budget)
@@ -127,7 +128,7 @@ def note_attempt(folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ATTEMPTS
     Ledger(path).append("attempt", pid=os.getpid())
-    return len(read_ledger(path))
+    return path.read_bytes().count(b"\n")
 
 
 def _compressed(trial: Trial, folder: Path) -> bool:
