@@ -75,7 +75,7 @@ def _settings(path: Path) -> Any:
 
 
 def _inputs(path: Path) -> Any:
-    from datafree.cli.results import inputs_of
+    from datafree.api.measurement import inputs_of
 
     return inputs_of(path)
 

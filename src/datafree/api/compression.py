@@ -76,6 +76,9 @@ def compress(
     pays: time the file on this machine, and leave in float what integers make slower; runs are then only the same where
         timings are
 
+    Under torchrun the processes share the synthesis of images and every batch of repairs that learn; only the first
+    writes, and `Result.save` of the others does nothing.
+
     Raises Refusal, with cause and remedy, for a model or a request that cannot be served.
     """
     if prune is not None:
@@ -89,7 +92,8 @@ def compress(
         raise ValueError(f"the recipe is ready made; {', '.join(settings)} cannot be set beside it")
     return carry_out(
         recipe, model, inputs=inputs, checkpoint=checkpoint, images=images, minutes=minutes, seed=seed, device=device,
-        folder=folder, force=force, watch=watch, command=command, budget=budget, pays=pays, said=said,
+        folder=folder, force=force, ranks=Ranks.join(device), watch=watch, command=command, budget=budget, pays=pays,
+        said=said,
     )  # fmt: skip
 
 
@@ -131,7 +135,19 @@ def carry_out(
     if folder is not None:
         check_folder(Path(folder), force=force)
     pack = open_pack(images) if isinstance(images, (str, os.PathLike)) else images
-    run = Run(seed=seed, device=device, minutes=minutes, watch=watch)
+    if ranks.world > 1 and budget is not None and budget.timed:
+        raise Refusal(
+            "a budget of time cannot be kept by several processes",
+            why="each would measure another time, and choose another network",
+            remedy="start it without torchrun, or give --size or --macs",
+        )
+    if ranks.world > 1 and pays:
+        raise Refusal(
+            "several processes cannot tell what pays",
+            why="each would measure another time, and leave something else in float",
+            remedy="start it without torchrun, or leave --pays out",
+        )
+    run = Run(seed=seed, device=device, ranks=ranks, minutes=minutes, watch=watch)
     note_start(run, recipe, command)
     recipe = settle_target(recipe, run)
     with run.step("open the model"):

@@ -16,6 +16,7 @@ from datafree.cli.doctor import doctor
 from datafree.cli.front import front
 from datafree.cli.methods import list_methods, show
 from datafree.cli.results import evaluate, export, report
+from datafree.cli.sweep import sweep
 from datafree.cli.synthesize import synthesize
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ for function, name in (
     (synthesize, "synthesize"),
     (distill, "distill"),
     (front, "front"),
+    (sweep, "sweep"),
     (evaluate, "evaluate"),
     (audit, "audit"),
     (report, "report"),

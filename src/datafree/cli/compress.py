@@ -85,6 +85,8 @@ def compress(
 ) -> None:
     """Compress a network without data, into a folder with `student.onnx`, `student.pt2` and `report.html`.
 
+    Under `torchrun` several processes share images and steps.
+
     Examples:
 
     - `datafree compress timm:resnet18.a1_in1k --out small`: 8-bit weights and activations
@@ -117,7 +119,7 @@ def compress(
         raise Refusal("compress has nowhere to write", why="--out is missing", remedy="add --out FOLDER")
     if model is None and "model" not in job:
         raise Refusal("compress has no model", why="none is named", remedy="name one, such as timm:resnet18")
-    run_job(
+    first = run_job(
         model or job["model"],
         out=out,
         recipe=recipe or job.get("recipe", "closed_form"),
@@ -133,7 +135,8 @@ def compress(
         budget=options.budget_from(size, macs, speedup, latency),
         pays=pays or bool(job.get("pays", False)),
     )
-    show_run(out, as_json=as_json)
+    if first:
+        show_run(out, as_json=as_json)
 
 
 def demo(
@@ -149,27 +152,34 @@ def demo(
     Example: `datafree demo`
     """
     from datafree.bundled import test_set_path
-    from datafree.cli.results import measure
-    from datafree.evaluate import open_dataset
 
     run_job(
         "bundled:digits", out=out, recipe="closed_form", settings={"weights": 8, "activations": 8, "ratio": 0.3},
         checkpoint=None, inputs=None, seed=0, device="cpu", force=True, quiet=quiet,
     )  # fmt: skip
-    measure(out, open_dataset(test_set_path("digits")), quiet=quiet)
+    with screen.Progress(quiet=quiet) as watch:
+        from datafree.api.measurement import measure
+        from datafree.evaluate import open_dataset
+
+        measure(out, open_dataset(test_set_path("digits")), watch)
     show_run(out, as_json=as_json)
 
 
-def run_job(model: str, *, out: Path, settings: dict[str, Any], quiet: bool, **job: Any) -> None:
-    """Compress and save, with progress on stderr. settings: the recipe's; job: other arguments of `api.compress`."""
+def run_job(model: str, *, out: Path, settings: dict[str, Any], quiet: bool, **job: Any) -> bool:
+    """Compress and save, with progress on stderr. settings: the recipe's; job: other arguments of `api.compress`.
+
+    Returns whether this process wrote the result, of several that torchrun has started.
+    """
     _refuse_clashes(settings)
-    with failure.resumable(out), screen.Progress(quiet=quiet) as watch:
+    rank, _ = options.place()
+    with failure.resumable(out), screen.Progress(quiet=quiet or rank > 0) as watch:
         from datafree.api import compress as compress_model  # PyTorch is imported here
 
         result = compress_model(
             model, folder=out, watch=watch, command=shlex.join(["datafree", *sys.argv[1:]]), **job, **settings
         )
         result.save()
+    return result.first
 
 
 def show_run(folder: Path, *, as_json: bool) -> None:

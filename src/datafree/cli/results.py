@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from datafree.cli import options, screen
 from datafree.report import figures
-from datafree.spec import InputSpec, Refusal
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from datafree.evaluate import Dataset
-    from datafree.run import Run
+from datafree.spec import Refusal
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder, as `compress --out` wrote it.")]
 
@@ -50,6 +42,7 @@ def evaluate(
     """
     if data is None:
         raise Refusal("evaluate has nothing to measure on", why="--data is missing", remedy="add --data FILE_OR_FOLDER")
+    from datafree.api.measurement import inputs_of, measure
     from datafree.evaluate import open_dataset
 
     inputs_of(folder)  # a folder without a run is refused before a large set is opened
@@ -60,7 +53,8 @@ def evaluate(
                 f"--limit {limit} is no number of pictures", why="it must be positive", remedy="write --limit 1000"
             )
         dataset = dataset.sample(limit)
-    measure(folder, dataset, quiet=quiet)
+    with screen.Progress(quiet=quiet) as watch:
+        measure(folder, dataset, watch)
     from datafree.report import summary_of
 
     summary = summary_of(folder)
@@ -164,72 +158,3 @@ def export(
         screen.emit({"path": str(out), **found})
     else:
         screen.results().print(f"{out}  {figures.size(found['bytes'])}")
-
-
-def measure(folder: Path, dataset: Dataset, *, quiet: bool) -> None:
-    """Accuracy of all three forms and their agreement, noted in the folder's ledger; the report is written anew."""
-    from datafree.evaluate import evaluate as accuracy_of
-    from datafree.evaluate import fidelity
-    from datafree.export import load_pt2
-    from datafree.report import write_report
-    from datafree.run import Run
-
-    inputs = inputs_of(folder)
-    forms: dict[str, Any] = {}
-    for name, file in (("teacher", "teacher.pt2"), ("student", "student.pt2"), ("student.onnx", "student.onnx")):
-        path = folder / file
-        if not path.is_file():
-            raise Refusal(
-                f"{folder} cannot be evaluated", why=f"{file} is not there", remedy="run `datafree compress` again"
-            )
-        forms[name] = load_pt2(path, inputs) if path.suffix == ".pt2" else path
-    with screen.Progress(quiet=quiet) as watch:
-        run = Run(folder=folder, watch=watch)
-        for name, form in forms.items():
-            with run.step(f"measure {name} on {dataset.name}"):
-                found = accuracy_of(form, _Watched(dataset, run), inputs)  # type: ignore[arg-type]
-            figures_of = {key: value for key, value in dataclasses.asdict(found).items() if key != "count"}
-            run.log("accuracy", model=name, data=dataset.name, images=found.count, **figures_of)
-        with run.step("compare answers"):
-            inputs_only = (x for x, _ in _Watched(dataset, run).batches(inputs, 64))
-            agreed = fidelity(folder / "student.onnx", forms["teacher"], inputs_only)
-        run.log(
-            "fidelity", model="student.onnx", data=dataset.name, images_from=dataset.name, **dataclasses.asdict(agreed)
-        )
-    write_report(folder)
-
-
-def inputs_of(folder: Path) -> InputSpec:
-    """What the networks of a run's folder eat. Raises Refusal when it holds no run."""
-    from datafree.recipes.settings import from_yaml
-    from datafree.run.replaced import settle
-
-    settle(folder)
-    path = folder / "settings.yaml"
-    if not path.is_file():
-        raise Refusal(
-            f"{folder} holds no run",
-            why="there is no settings.yaml",
-            remedy="give the folder that `datafree compress --out` wrote",
-        )
-    given = from_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path)).get("inputs") or {}
-    try:
-        return InputSpec(**given)
-    except (TypeError, ValueError) as error:
-        raise Refusal(
-            f"{path} cannot be used", why=f"its `inputs` are broken ({error})", remedy="run `datafree compress` again"
-        ) from error
-
-
-class _Watched:
-    """A data set that tells the run how much of it has been read."""
-
-    def __init__(self, dataset: Dataset, run: Run) -> None:
-        self.dataset, self.run, self.name = dataset, run, dataset.name
-
-    def batches(self, inputs: InputSpec, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        done = 0
-        for x, labels in self.dataset.batches(inputs, size):
-            yield x, labels
-            done += len(labels)
-            self.run.advance(done / len(self.dataset))

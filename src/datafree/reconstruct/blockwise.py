@@ -75,13 +75,15 @@ class _Walk:
             target = run_rows(self.chain.theirs(block), theirs, folder)
             path = path_of(folder, index, key) if folder is not None else None
             found = read_changes(path, key) if path is not None else None
+            if not self.run.ranks.all(found is not None):
+                found = None
             if found is None:
                 if path is not None and path.exists():
                     why = "it is cut or changed: its block was trained again"
                     self.run.log("damaged", file=f"{path.parent.name}/{path.name}", why=why)
                 with self.run.part(index, len(self.chain)):
                     found = self._reconstruct(index, mine, theirs, target)
-                if path is not None:
+                if path is not None and self.run.ranks.first:
                     write_changes(path, *found, key)
             changes, facts = found
             self._apply(changes)
@@ -118,7 +120,7 @@ class _Walk:
 
     def _train(self, part: Part, examples: Examples, share: float) -> tuple[Changes, Facts]:
         """One part. share: of the time left that it may take."""
-        training = self.training
+        training, ranks = self.training, self.run.ranks
         drawn = self.run.generator(f"reconstruct/{training.method}/{part.name}")
         generator = torch.Generator(self.run.device).manual_seed(drawn.initial_seed())
         module = cut_out(self.student, part.source, part.output)
@@ -126,17 +128,17 @@ class _Walk:
         example = examples.mine[few].float(), examples.target[few].float()
         free, reference = self.chain.free(module, self.settled), self.chain.counterparts.weight
         trainable = TrainablePart(module, training, free, reference, generator, example)
-        before = loss_of(trainable, examples)
+        (before,) = ranks.agree(loss_of(trainable, examples))
         fact: Facts = {"part": part.name, "method": training.method, "loss_before": before, "loss_after": before}
         if not trainable.groups():
             return {}, {**fact, "steps": 0, "outcome": "nothing to train"}
         if before <= _NOTHING_LOST:
             return {}, {**fact, "steps": 0, "outcome": "nothing lost"}
-        seconds = share * min(self.run.seconds_left(), self.deadline - time.monotonic())
+        (seconds,) = ranks.agree(share * min(self.run.seconds_left(), self.deadline - time.monotonic()))
         if seconds < _LEAST_SECONDS:
             return {}, {**fact, "steps": 0, "outcome": "no time"}
-        steps = optimise(trainable, examples, training, generator, seconds, self.run.advance)
-        after = loss_of(trainable, examples)
+        steps = optimise(trainable, examples, training, generator, seconds, self.run.advance, ranks)
+        (after,) = ranks.agree(loss_of(trainable, examples))
         if not after < before:  # also when it is no number
             return {}, {**fact, "steps": steps, "outcome": "left as it was", "loss_tried": after}
         return trainable.settled(), {**fact, "steps": steps, "outcome": "repaired", "loss_after": after}

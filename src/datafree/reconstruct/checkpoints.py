@@ -40,13 +40,13 @@ class Checkpoints:
 
     def keep(self, step: int, steps: int) -> None:
         """Write the state after `step` of `steps` steps."""
-        if self.path is not None:
+        if self.path is not None and self.run.ranks.first:
             write_state(self.path, self._state(), {"step": step, "steps": steps}, self.key)
 
     def restore(self) -> tuple[int, int] | None:
         """Put a kept state in place and return (step, steps); None where there is none that fits."""
         kept = last_state(self.path, self.key, self.run) if self.path is not None else None
-        if kept is None:
+        if not self.run.ranks.all(kept is not None) or kept is None:
             return None
         found, note = kept
         for parameter in self._parameters():

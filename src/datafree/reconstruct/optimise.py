@@ -14,6 +14,7 @@ from datafree.functional.mixing import mixed
 from datafree.reconstruct.part import TrainablePart
 from datafree.reconstruct.training import Training
 from datafree.run import HELD
+from datafree.run.ranks import Ranks
 
 _CHUNK = 64  # rows at a time where nothing is learned
 _PROBE = 4  # steps after which their time is known
@@ -67,8 +68,10 @@ def optimise(
     generator: torch.Generator,
     seconds: float,
     advance: Callable[[float], None],
+    ranks: Ranks,
 ) -> int:
     """Train the part in place. generator: all randomness, on the part's device; seconds: how long it may take
+    ranks: each sees its rows of every batch, and all take the same steps
 
     Returns the number of steps taken; with less time than a few steps need, 0.
     """
@@ -76,6 +79,10 @@ def optimise(
     rates = [group["lr"] for group in groups]
     optimizer = torch.optim.Adam([{"params": group["params"], "lr": group["lr"]} for group in groups])
     learned, steps, step = examples.learned, training.steps, 0
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    drops = generator
+    if ranks.world > 1:  # what is dropped differs from rank to rank, the order of images must not
+        drops = torch.Generator(generator.device).manual_seed(generator.initial_seed() + 1 + ranks.rank)
     order = torch.empty(0, dtype=torch.long)
     begun = time.monotonic()
     while step < steps:
@@ -86,18 +93,22 @@ def optimise(
             shuffled = torch.randperm(len(learned), generator=generator, device=generator.device).cpu()
             order = torch.cat([order, learned[shuffled]])
         rows, order = order[: training.batch], order[training.batch :]
-        loss = _loss(part, examples, rows, training, generator)
+        mine = ranks.mine(rows)
+        loss = _loss(part, examples, mine, training, drops)
+        if len(mine) < len(rows):
+            loss = loss * ranks.share(len(mine) / len(rows))
         if part.roundings and share >= training.warmup and training.regularization:
             progress = (share - training.warmup) / (1 - training.warmup)
             loss = loss + training.regularization * part.indecision(_BETA[0] + (_BETA[1] - _BETA[0]) * progress)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        ranks.average([parameter.grad for parameter in parameters if parameter.grad is not None])
         optimizer.step()
         step += 1
         if step % 16 == 0:
             advance(step / steps)
         if step == _PROBE and seconds < math.inf:
-            per_step = (time.monotonic() - begun) / _PROBE
+            (per_step,) = ranks.agree((time.monotonic() - begun) / _PROBE)
             steps = min(steps, int(seconds / per_step))
     return step
 

@@ -82,9 +82,9 @@ class QAT:
         student = fold_batchnorm(student)
         lessons = Lessons(student, fold_batchnorm(teacher), images, self, run)
         with run.step("train", method="qat"):
-            before = lessons.judged()
+            (before,) = run.ranks.agree(lessons.judged())
             taken = train(lessons, self, run)
-            after = lessons.judged()
+            (after,) = run.ranks.agree(lessons.judged())
         helped = after < before
         run.log("trained", method="qat", steps=taken, loss_before=before, loss_after=after, kept=helped)
         if not helped:

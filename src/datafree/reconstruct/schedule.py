@@ -24,8 +24,11 @@ _LAYERS = 20
 
 
 def train(lessons: Lessons, rates: QAT, run: Run) -> int:
-    """Train the student of `lessons` in place. Returns the steps it has taken, earlier runs' included."""
-    student = lessons.student
+    """Train the student of `lessons` in place. Returns the steps it has taken, earlier runs' included.
+
+    Of several ranks each sees its rows of every batch, and all take the same steps.
+    """
+    student, ranks = lessons.student, run.ranks
     # Relative changes of L layers add up: a deeper network moves as far in a step only at 1/L of the rate.
     rate = rates.rate * min(1.0, _LAYERS / len(student.student.layers))
     groups = [{"params": [parameter], "lr": rate * student.sizes[name]} for name, parameter in student.tensors.items()]
@@ -36,7 +39,8 @@ def train(lessons: Lessons, rates: QAT, run: Run) -> int:
     generator = run.generator("train")
     kept = Checkpoints(lessons, rates, optimizer, generator, run)
     step, steps = kept.restore() or (0, 0)
-    seconds = min(run.seconds_left(), math.inf if rates.minutes is None else 60 * rates.minutes)
+    (seconds,) = ranks.agree(min(run.seconds_left(), math.inf if rates.minutes is None else 60 * rates.minutes))
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     begun, probed, written = step, 0.0, time.monotonic()
     planned = steps > 0
     steps = steps or rates.steps
@@ -44,16 +48,21 @@ def train(lessons: Lessons, rates: QAT, run: Run) -> int:
         share = min(1.0, (step + 1) / max(1.0, _WARM * steps)) * 0.5 * (1 + float(np.cos(np.pi * step / steps)))
         for group, peak in zip(optimizer.param_groups, peaks):
             group["lr"] = peak * share
-        loss = lessons.loss(lessons.batch(generator))
+        shown = lessons.batch(generator)
+        mine = ranks.mine(shown)
+        loss = lessons.loss(mine)
+        if len(mine) < len(shown):
+            loss = loss * ranks.share(len(mine) / len(shown))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        ranks.average([parameter.grad for parameter in parameters if parameter.grad is not None])
         optimizer.step()
         step += 1
         now = time.monotonic()
         if step == begun + 1:
             probed = now
         elif step == begun + 1 + _PROBE and not planned and seconds < math.inf:
-            each = (now - probed) / _PROBE
+            (each,) = ranks.agree((now - probed) / _PROBE)
             steps, planned = max(step, min(steps, int(seconds / each))), True
         run.advance(step / steps)
         if now - written > _KEEP_SECONDS:

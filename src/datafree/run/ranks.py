@@ -69,6 +69,28 @@ class Ranks:
         self.average([told])
         return [float(value) for value in told]
 
+    def share(self, part: float) -> float:
+        """What the slice `mine` of a batch weighs in the mean over ranks. part: how much of the batch it is, (0, 1]"""
+        return part * self.world
+
+    def mine(self, rows: Tensor) -> Tensor:
+        """This rank's rows of a batch; all of them where there are fewer rows than ranks. rows: [N, ...]"""
+        return rows[self.rank :: self.world] if len(rows) >= self.world else rows
+
+    def all(self, holds: bool) -> bool:
+        """Whether it holds on every rank."""
+        return self.agree(float(holds))[0] == 1.0
+
+    def hand_round(self, tensor: Tensor, owner: int) -> None:
+        """Make the tensor that of one rank, on all of them, in place. It has the same shape everywhere."""
+        if self.world < 2:
+            return
+        from torch import distributed
+
+        sent = tensor.to(self.device).contiguous()
+        distributed.broadcast(sent, owner)
+        tensor.copy_(sent)
+
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """One tensor of equal shape from every rank, in their order, on every rank."""
         if self.world < 2:

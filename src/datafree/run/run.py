@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from datafree.run.folder import finish
 from datafree.run.ledger import Ledger
+from datafree.run.ranks import Ranks
 from datafree.spec import Refusal
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Run:
     """Device, seed, folder, ledger and deadline of one job, and the images it was handed.
 
     folder: where the run's files lie; None keeps everything in memory
+    ranks: the processes that work on the job together, this one among them; by default it is alone
     minutes: how long the job may take, from the moment the run is made; None: as long as it needs
     images: [N, C, H, W], normalised as the network to be compressed wants them; what recipes use in place of images of
         their own making
@@ -38,6 +40,7 @@ class Run:
     seed: int = 0
     device: str = "cpu"
     folder: Path | None = None
+    ranks: Ranks = field(default_factory=Ranks)
     minutes: float | None = None
     images: Tensor | None = field(default=None, repr=False)
     shown: Tensor | None = field(default=None, init=False, repr=False)

@@ -40,6 +40,7 @@ def synthesize(
 
     Returns [count, C, H, W] float32 on the CPU, normalised as the first teacher's inputs; fewer where time ran out. In
     a run that was handed images (`run.images`) it returns the first `count` of those, or all when there are fewer.
+    Several ranks make a batch each in turn, and all get all: the same images as one alone would make.
 
     Raises ValueError for no teacher or no image; Refusal for teachers that do not fit together, for images that are not
     finite, and for a folder that cannot be written.
@@ -47,6 +48,9 @@ def synthesize(
     if run.images is not None:
         return _handed(run.images, teachers, count, run)
     batches = Batches.of(teachers, synthesizer=synthesizer, count=count, run=run)
+    if run.ranks.world > 1:
+        run.shown = _together(batches, seconds)
+        return run.shown
     # Filled in place: a list of parts would hold all twice. Many images lie in a file, whose pages are the system's.
     whole, done = room((count, *batches.inputs.shape), torch.float32, torch.device("cpu"), run.folder), 0
     for _, images in batches.each(range(len(batches)), seconds=seconds):
@@ -168,6 +172,21 @@ class Batches:
 
     def _shape(self, index: int) -> tuple[int, ...]:
         return (self.size(index), *self.inputs.shape)
+
+
+def _together(batches: Batches, seconds: float) -> Tensor:
+    """Every rank makes its part, and hands it round."""
+    ranks = batches.run.ranks
+    mine = dict(batches.each(range(ranks.rank, len(batches), ranks.world), seconds=seconds))
+    made = ranks.agree(*(float(index in mine) for index in range(len(batches))))  # a rank may have run out of time
+    whole, done = torch.empty(batches.count, *batches.inputs.shape), 0
+    for index in (index for index, part in enumerate(made) if part):
+        images = whole[done : done + batches.size(index)]
+        if index in mine:
+            images.copy_(mine.pop(index))
+        ranks.hand_round(images, index % ranks.world)
+        done += len(images)
+    return whole[:done]
 
 
 def _handed(images: Tensor, teachers: Sequence[ModelGraph], count: int, run: Run) -> Tensor:
