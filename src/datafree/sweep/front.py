@@ -33,22 +33,29 @@ def fronts(rows: Sequence[Row]) -> dict[str, tuple[str, list[Row]]]:
         quality = next(
             (name for name in ("top1", "loss", "agreement") if all(row[name] is not None for row in asked)), ""
         )
-        points = [(row["file_bytes"], row["milliseconds"], _worse(row, quality)) for row in asked]
+        timed = all(row["milliseconds"] is not None for row in asked)  # files for elsewhere are not
+        points = [(row["file_bytes"], row["milliseconds"] if timed else 0.0, _worse(row, quality)) for row in asked]
         kept = [row for row, point in zip(asked, points) if not any(_beats(other, point) for other in points)]
         found[question] = (quality, sorted(kept, key=lambda row: row["file_bytes"]))
     return found
 
 
-def calm_milliseconds(rows: Sequence[Row]) -> list[float]:
-    """Milliseconds of an input for each row's student, as its teacher was timed when least was in its way.
+def calm_milliseconds(rows: Sequence[Row]) -> list[float | None]:
+    """Milliseconds of an input for each row's student, as its teacher was timed when least was in its way; None for
+    files of a target that does not run here.
 
     rows: with `model`, `checkpoint`, `latency_ms` and `teacher_ms`
     """
     least: dict[tuple[Any, Any], float] = {}
     for row in rows:
-        network = row["model"], row["checkpoint"]
-        least[network] = min(least.get(network, row["teacher_ms"]), row["teacher_ms"])
-    return [least[row["model"], row["checkpoint"]] * row["latency_ms"] / row["teacher_ms"] for row in rows]
+        network, taken = (row["model"], row["checkpoint"]), row["teacher_ms"]
+        if taken is not None:
+            least[network] = min(least.get(network, taken), taken)
+    return [
+        None if row["latency_ms"] is None
+        else least[row["model"], row["checkpoint"]] * row["latency_ms"] / row["teacher_ms"]
+        for row in rows
+    ]  # fmt: skip
 
 
 def _worse(row: Row, quality: str) -> float:

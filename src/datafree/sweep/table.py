@@ -31,7 +31,7 @@ def rows_of(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]
     rows = [_row(trial, outcomes.get(trial.name)) for trial in plan.trials]
     done = [row for row in rows if row["state"] == "done"]
     for row, calm in zip(done, calm_milliseconds(done)):
-        row["milliseconds"] = round(calm, 6)
+        row["milliseconds"] = None if calm is None else round(calm, 6)
     ahead = {row["trial"] for _, kept in fronts(done).values() for row in kept}
     for row in done:
         row["front"] = row["trial"] in ahead
@@ -84,7 +84,8 @@ def _row(trial: Trial, outcome: Outcome | None) -> dict[str, Any]:
         row |= {"latency_ms": figures["latency_ms"], "teacher_ms": figures["teacher_ms"]}
         row |= {"seconds": record["seconds"], "attempts": record["attempts"]}
         row["size_ratio"] = round(figures["teacher_bytes"] / figures["file_bytes"], 4)
-        row["speedup"] = round(figures["teacher_ms"] / figures["latency_ms"], 4)
+        if figures["latency_ms"] is not None:
+            row["speedup"] = round(figures["teacher_ms"] / figures["latency_ms"], 4)
         if figures["loss_low"] is not None:
             row["loss"] = (figures["loss_low"] + figures["loss_high"]) / 2
     return row

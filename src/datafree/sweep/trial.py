@@ -169,7 +169,7 @@ def _figures(folder: Path, data: str | None) -> dict[str, Any]:
         "teacher_bytes": size["teacher"]["file_bytes"],
         "macs": size["student"]["macs"],
         "latency_ms": latency.get("student", {}).get("median_ms"),
-        "teacher_ms": latency["teacher"]["median_ms"],
+        "teacher_ms": latency.get("teacher", {}).get("median_ms"),
         "agreement": agreed[-1]["agreement"] if agreed else None,
         "images_from": agreed[-1].get("images_from") if agreed else None,
         "loss_low": low,
