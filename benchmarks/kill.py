@@ -39,7 +39,7 @@ from typing import Any
 from benchmarks import kill_faults
 from benchmarks.kill_faults import Ended, Fault
 from benchmarks.kill_folder import Contents, contents, differences, faults_in
-from benchmarks.kill_jobs import JOBS, Job, command, hurried, newest_state
+from benchmarks.kill_jobs import JOBS, MODEL, Job, command, hurried, newest_state
 from benchmarks.provenance import COLUMNS, provenance
 from datafree.run import read_ledger
 from datafree.run.folder import workplace
@@ -278,8 +278,7 @@ def main() -> int:
         RESULTS.write_text(",".join([*HEAD, *COLUMNS]) + "\n", encoding="utf-8")
     until, children, codes = time.monotonic() + 60 * asked.minutes, [], []
     with tempfile.TemporaryDirectory(prefix="datafree-kill-") as name:
-        if any(job.command[0] != "synthesize" for job in chosen):  # these need little that is slow to import
-            warm(Path(name) / "warm")
+        warm(Path(name) / "warm", packs=all(job.command[0] == "synthesize" for job in chosen))
         for worker in range(min(asked.workers, len(jobs))):
             child = os.fork()
             if not child:
@@ -297,14 +296,15 @@ def main() -> int:
     return max(codes)
 
 
-def warm(folder: Path) -> None:
+def warm(folder: Path, *, packs: bool) -> None:
     """Import what commands import, once for all that are forked. Nothing is learned here: PyTorch forks no process that
-    has computed a gradient.
+    has computed a gradient. packs: nothing else is made, and what else is slow to import is not needed
     """
-    folder.mkdir()
+    noise = ("synthesize", *MODEL, "--synthesizer", "gaussian", "--count", "4", "--quiet", "--out", "{out}/noise")
     with hurried(), open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-        if code := command([part.format(out=folder) for part in JOBS[0].command]):
-            raise RuntimeError(f"{JOBS[0].name} ends with {code}")
+        for arguments in (noise,) if packs else (noise, JOBS[0].command):
+            if code := command([part.format(out=folder / arguments[0]) for part in arguments]):
+                raise RuntimeError(f"{' '.join(arguments)} ends with {code}")
 
 
 if __name__ == "__main__":
