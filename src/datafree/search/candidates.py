@@ -239,18 +239,18 @@ class Candidates:
         return {name: Levels(tuple(self.ladder), kept[name], self.shares[name]) for name in self.groups}
 
     def _measured(self, found: Sequence[Fitted]) -> list[Fitted]:
-        """The nearest first. Of a large network, whose layers take long to round, only that one is measured whole."""
-        rough = self.bench.answers.large and len(found) > 1
+        """The nearest first. Layers of a large network take long to round: what 4 bits cost is added as weighed."""
+        large = self.bench.answers.large
         made: list[Fitted] = []
         for one in found:
             if made and not self._go_on():
                 break
             try:
+                rough = large and one.coarse
                 made.append(self.bench.roughly(one, self.bits) if rough else self.bench.measured(one))
             except Refusal:  # no channel can go at this share, say; others may do
                 continue
-        made.sort(key=lambda one: one.error or 0.0)
-        return [self.bench.measured(made[0]), *made[1:]] if rough and made else made
+        return sorted(made, key=lambda one: one.error or 0.0)
 
     def _go_on(self) -> bool:
         return self.bench.run.seconds_left() > 0
