@@ -14,6 +14,7 @@ from datafree.cli import main
 from datafree.recipes.families import FAMILIES
 from datafree.recipes.settings import from_yaml
 from datafree.run import read_ledger
+from datafree.spec import TARGETS
 
 COMMANDS = [
     "compress",
@@ -180,7 +181,8 @@ def test_doctor_alone_tells_what_is_installed(capsys):
 def test_list_names_every_method_and_family(capsys):
     assert main(["list", "--json"]) == 0
     listed = {(row["family"], row["name"]) for row in json.loads(capsys.readouterr().out)}
-    assert listed == {(family, name) for family, catalogue in FAMILIES.items() for name in catalogue}
+    families = {**FAMILIES, "targets": TARGETS}
+    assert listed == {(family, name) for family, catalogue in families.items() for name in catalogue}
     assert main(["list", "prune"]) == 0
     text = capsys.readouterr().out
     assert "l1" in text

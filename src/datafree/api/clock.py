@@ -12,11 +12,11 @@ from datafree.spec import Target
 
 
 def clock_of(target: Target) -> Callable[[Mapping[str, Path]], dict[str, float]]:
-    """Times files of a target for a second each, in turns; milliseconds of one input by name."""
+    """Times files of a target, in turns, for half a second each and one at least; milliseconds of one input by name."""
     from datafree.export.runtimes import opener  # slow to import
 
     def clock(files: Mapping[str, Path]) -> dict[str, float]:
-        seconds, threads = float(len(files)), torch.get_num_threads()
+        seconds, threads = max(1.0, len(files) / 2), torch.get_num_threads()
         timed = measure_latency(files, seconds=seconds, threads=threads, opener=opener(target))
         return {name: found["median_ms"] for name, found in timed.items()}
 
