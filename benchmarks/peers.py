@@ -119,7 +119,9 @@ def _onnxruntime(bench: Bench, out: Path, images: Tensor | None, ranges: dict[st
     if ranges is not None:
         cache_file = out.with_suffix(".json")
         cache_file.write_text(json.dumps(_calibration(ranges)), encoding="utf-8")
-        more = {"calibration_cache_path": str(cache_file)}
+        # The network's answer has no quantizer in our files, so there is no range to hand over.
+        more = {"calibration_cache_path": str(cache_file),
+                "extra_options": {"OpTypesToExcludeOutputQuantization": ["Gemm"]}}  # fmt: skip
     reader = None if images is None else Reader(bench.feeds(images))
     quantize_static(str(ready), str(out), reader, per_channel=True, activation_type=QuantType.QUInt8,
                     weight_type=QuantType.QInt8, **more)  # fmt: skip
@@ -160,27 +162,30 @@ def onnxruntime_ranges(bench: Bench, out: Path) -> Row:
 
 
 def _ranges(quantized: Path, floating: Path) -> dict[str, list[float]]:
-    """Of every value of the float file: the range of the quantizer that it, or what absorbs it, has in the other.
+    """Of every value of the float file: the range of the quantizer that stands on it in the other.
 
-    Both files come from one graph and are written in one order, so the n-th operator of a kind is the same in both.
+    Both files come from one graph and are written in one order, but for the ReLUs that quantizers have absorbed: what
+    goes into one of those has the range of what comes out.
     """
     told, plain = onnx.load(quantized).graph, onnx.load(floating).graph
     held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in told.initializer}
-    grids = {node.input[0]: node for node in told.node if node.op_type == "QuantizeLinear"}
-    skipped = {"QuantizeLinear", "DequantizeLinear"}
-    places = zip([node for node in told.node if node.op_type not in skipped], plain.node, strict=True)
-    names = {told.input[0].name: plain.input[0].name}
-    for mine, theirs in places:
-        assert mine.op_type == theirs.op_type, (mine.op_type, theirs.op_type)
-        names.update(zip(mine.output, theirs.output))
-    found = {}
-    for name, node in grids.items():
-        scale, zero = float(held[node.input[1]]), float(held[node.input[2]])
-        found[names[name]] = [(0 - zero) * scale, (255 - zero) * scale]
-    for node in reversed(plain.node):  # what a ReLU absorbs has the ReLU's range
-        if node.output[0] in found and node.input[0] not in found:
-            found[node.input[0]] = found[node.output[0]]
-    return found
+    left = iter([node for node in told.node if node.op_type not in ("QuantizeLinear", "DequantizeLinear")])
+    names, mine = {plain.input[0].name: told.input[0].name}, next(left)
+    for theirs in plain.node:
+        if mine is not None and mine.op_type == theirs.op_type:
+            names[theirs.output[0]], mine = mine.output[0], next(left, None)
+        elif theirs.op_type in ("Relu", "Clip"):
+            names[theirs.output[0]] = names[theirs.input[0]]
+        else:
+            raise ValueError(f"{theirs.op_type} has no counterpart in {quantized.name}")
+    grids = {node.input[0]: [held[name] for name in node.input[1:3]] for node in told.node
+             if node.op_type == "QuantizeLinear"}  # fmt: skip
+    ranges = {}
+    for theirs, own in names.items():
+        if own in grids:
+            scale, zero = (float(value) for value in grids[own])
+            ranges[theirs] = [(0 - zero) * scale, (255 - zero) * scale]
+    return ranges
 
 
 def onnxsim_noise(bench: Bench, out: Path) -> Row:
