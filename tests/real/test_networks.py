@@ -24,7 +24,7 @@ def folder():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_traced_exactly_and_as_accurate_as_published(name):
     entry, original = load(name), module(name)
-    sample = entry.dataset.sample(1000, seed=0)
+    sample = entry.dataset.sample(400, seed=0)  # `benchmarks.manifest` measures all
     x, _ = next(sample.batches(entry.inputs, 5))
     with torch.no_grad():
         assert torch.equal(entry.graph(x), original(x)), "the graph computes what the author's class computes"

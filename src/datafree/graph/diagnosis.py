@@ -81,9 +81,11 @@ def findings(
     found = [*_statistics(graph, groups), *_ranges(folded, target), *shared_grids(folded, target)]
     if not graph.batchnorms and not graph.anchors:
         what = "it has no BatchNorm: pictures of nothing tell how large its activations are, and less surely"
-        remedy = ("start from the network before BatchNorms were folded, where it had some; with minutes to spend, "
-                  "`--recipe best` makes images by `psaq`")  # fmt: skip
-        found.insert(0, Finding("the network", what, remedy, disease="no statistics"))
+        remedy = (
+            "start from the network before BatchNorms were folded, where it had some; below 8 bits keep activations in "
+            "float; with minutes to spend, `--recipe best` makes images by `psaq`"
+        )
+        found.insert(0, Finding("the network", what, remedy, False, "no statistics", {"activations": None}))
     if groups and all(group.fixed for group in groups):
         remedy = "leave --prune out; quantize only"
         found.append(Finding("the network", "no channel group is free", remedy, disease="nothing to prune"))
