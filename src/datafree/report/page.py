@@ -12,6 +12,7 @@ from markupsafe import Markup
 from datafree.report import charts, figures
 from datafree.report.summary import strange_entries_refused, summary_of
 from datafree.run import write_atomic
+from datafree.run.atomic import ABANDONED, sweep
 
 
 def write_report(folder: str | Path) -> Path:
@@ -26,6 +27,7 @@ def write_report(folder: str | Path) -> Path:
             text = render(summary)
         except TemplateError as error:
             raise ValueError(str(error)) from error
+    sweep(folder, older=ABANDONED)
     with write_atomic(folder / "report.html") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return folder / "report.html"
