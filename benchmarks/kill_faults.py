@@ -107,6 +107,7 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str], home:
             os.dup2(say, 2)
             sys.argv = ["datafree", *arguments[:1]]  # paths are this run's own: what is written must not name them
             gc.freeze()
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
             signal.setitimer(signal.ITIMER_REAL, fault.seconds if fault and fault.kind == "moment" else HANGS)
             hook = _Hook(home, fault, tell)
             sys.addaudithook(hook)

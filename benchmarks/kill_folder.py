@@ -104,13 +104,15 @@ def _key(path: Path) -> str:
         return ""
 
 
-def differences(folder: Path, whole: Contents) -> list[str]:
-    """Where a folder that a command has ended in differs from that of one that was never killed."""
+def differences(folder: Path, whole: Contents, *, alone: bool) -> list[str]:
+    """Where a folder that a command has ended in differs from that of one that was never killed.
+
+    alone: nobody else writes there: what a killed writer has left is gone too, and not only when it is an hour old
+    """
     now = contents(folder)
     wrong = [f"{name} differs" for name in sorted({*now, *whole}) if now.get(name) != whole.get(name)]
-    # What is there for a moment only may stay an hour: in packs and beside exported files others may be writing.
-    left = [".datafree-*"] if "parity.json" in whole and "exported.onnx" not in whole else [".datafree-[!t]*"]
-    wrong += [f"{path.name} is left" for pattern in left for path in folder.glob(pattern)]
+    left = ".datafree-*" if alone else ".datafree-[!t]*"
+    wrong += [f"{path.name} is left" for path in folder.glob(left)]
     return wrong + _broken(folder) + _untold(folder)
 
 

@@ -55,6 +55,11 @@ class Job:
     start: tuple[tuple[str, ...], ...] = ()
     beside: bool = False
 
+    @property
+    def alone(self) -> bool:
+        """Whether the command takes its folder for itself; others may work there beside it."""
+        return self.command[0] in ("compress", "distill")
+
 
 def _compress(*more: str) -> tuple[str, ...]:
     return ("compress", *MODEL, "--quiet", "--out", "{out}", *more)

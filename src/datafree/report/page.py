@@ -15,6 +15,7 @@ from datafree.report import charts, figures
 from datafree.report.scatter import scatter
 from datafree.report.summary import strange_entries_refused, summary_of
 from datafree.run import write_atomic
+from datafree.run.atomic import ABANDONED, sweep
 
 
 def write_report(folder: str | Path) -> Path:
@@ -29,6 +30,7 @@ def write_report(folder: str | Path) -> Path:
             text = render(summary, _embedded(folder, summary["sheet"]))
         except TemplateError as error:
             raise ValueError(str(error)) from error
+    sweep(folder, older=ABANDONED)
     with write_atomic(folder / "report.html") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return folder / "report.html"

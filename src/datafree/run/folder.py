@@ -83,6 +83,7 @@ def claim_folder(folder: Path, settings: str, *, force: bool = False) -> Path:
             _refuse_other_settings(place)
     elif coming.is_dir():
         shutil.rmtree(coming)
+    sweep(folder)
     _empty(place, settings)
     if place is coming and _text(earlier) == settings:
         for path in [*shards_in(folder), *(path for path in states_in(folder) if path.parent.name != SCALARS)]:
