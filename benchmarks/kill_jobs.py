@@ -114,8 +114,8 @@ def hurried(*, beside: bool = False) -> Any:
 
     measure = result.measure_latency
 
-    def at_once(files: Any, *, seconds: float, threads: int) -> Any:
-        return measure(files, seconds=0.001, threads=threads)
+    def at_once(files: Any, *, seconds: float, **more: Any) -> Any:
+        return measure(files, seconds=0.001, **more)
 
     changes: list[tuple[Any, str, Any]] = [
         (game, "_KEEP_SECONDS", 0.0),
