@@ -164,12 +164,13 @@ def onnxruntime_ranges(bench: Bench, out: Path) -> Row:
 def _ranges(quantized: Path, floating: Path) -> dict[str, list[float]]:
     """Of every value of the float file: the range of the quantizer that stands on it in the other.
 
-    Both files come from one graph and are written in one order, but for the ReLUs that quantizers have absorbed: what
-    goes into one of those has the range of what comes out.
+    Both files come from one graph and are written in one order, but for the ReLUs that quantizers have absorbed (what
+    goes into one of those has the range of what comes out) and for padding, which a float convolution does itself.
     """
     told, plain = onnx.load(quantized).graph, onnx.load(floating).graph
     held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in told.initializer}
-    left = iter([node for node in told.node if node.op_type not in ("QuantizeLinear", "DequantizeLinear")])
+    passed = ("QuantizeLinear", "DequantizeLinear", "Pad")
+    left = iter([node for node in told.node if node.op_type not in passed])
     names, mine = {plain.input[0].name: told.input[0].name}, next(left)
     for theirs in plain.node:
         if mine is not None and mine.op_type == theirs.op_type:
