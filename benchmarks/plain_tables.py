@@ -65,6 +65,44 @@ the float file, all files of a network in turn in one run.""",
         heads={"fp32_top1": "fp32", "top1": "top-1", "standard_error": "±", "fp32_bytes": "fp32 bytes",
                "times_fp32": "times as fast"},
     ),
+    "budget": Plain(
+        title="Budgets beside uniform settings",
+        about="""\
+`python -m benchmarks.budget`. The closed form within a share of the fp32 file's size, beside the two widest uniform
+settings of each number of bits that fit (P10: 10 % of all channels). Top-1 of the file on all test images; `error` is
+what the search measured, a share of the answers' energy on pictures of nothing.""",
+        columns=("network", "limit", "setting", "fp32_top1", "top1", "standard_error", "bytes", "forecast_bytes",
+                 "macs_share", "layers_in_4_bits", "error", "search_seconds", "note"),
+        heads={"fp32_top1": "fp32", "top1": "top-1", "standard_error": "±", "macs_share": "share of operations",
+               "search_seconds": "CPU seconds of the search"},
+    ),
+    "onnx_in": Plain(
+        title="From an ONNX file instead of a module",
+        about="""\
+`python -m benchmarks.onnx_in`. The closed form from the module, from its ONNX file with BatchNorms folded, and from one
+that keeps them; top-1 of the int8 file in ONNX Runtime.""",
+        columns=("network", "start", "setting", "fp32_top1", "top1", "standard_error", "images", "batchnorms"),
+        heads={"fp32_top1": "fp32", "top1": "top-1", "standard_error": "±"},
+    ),
+    "memory": Plain(
+        title="Memory as images grow tenfold",
+        about="""\
+`python -m benchmarks.memory`. The most that the process itself held beyond what it began with. `best` holds up to three
+sets of values between two blocks in memory while each is below 256 MB, and in files above.""",
+        columns=("network", "job", "images", "each_kb", "anonymous_mb", "resident_mb"),
+    ),
+    "sweep": Plain(
+        title="Sweeps that lose workers",
+        about="`python -m benchmarks.sweep`. Trials on the bundled network, worker processes killed at seeded moments.",
+        columns=("trials", "killed", "results", "begun_twice", "equal_bytes", "jobs"),
+        heads={"equal_bytes": "files compared with a run without kills"},
+    ),
+    "elastic": Plain(
+        title="Processes killed under torchrun",
+        about="""\
+`python -m benchmarks.elastic`. Files of a disturbed job that are equal, byte for byte, to an undisturbed one's.""",
+        columns=("case", "processes", "hosts", "disturbance", "files", "equal"),
+    ),
 }  # fmt: skip
 """Table of results -> its chapter."""
 
@@ -85,7 +123,7 @@ def table(header: list[str], body: Iterable[list[str]]) -> str:
 
 def chapter(title: str, about: str, content: str) -> str:
     """A chapter of the results page; nothing where nothing was measured."""
-    return f"## {title}\n\n{about}\n\n{content}\n" if content else ""
+    return f"## {title}\n\n{about}\n\n{content.rstrip()}\n\n" if content else ""
 
 
 def plain(name: str) -> str:
@@ -93,3 +131,27 @@ def plain(name: str) -> str:
     found, own = rows(name), CHAPTERS[name]
     head = [own.heads.get(column, column.replace("_", " ")) for column in own.columns]
     return chapter(own.title, own.about, table(head, [[row[c] for c in own.columns] for row in found]) if found else "")
+
+
+def kills() -> str:
+    """How often each command was killed, by what, and what went wrong."""
+    found = rows("kill")
+    kinds = list(dict.fromkeys(row["signal"] for row in found))
+    body = []
+    for command in [*dict.fromkeys(row["command"] for row in found), "all"]:
+        own = [row for row in found if command in (row["command"], "all")]
+        counts = [sum(row["signal"] == kind for row in own) for kind in kinds]
+        wrong = sum(bool(row["wrong"]) and row["wrong"] != "0" for row in own)
+        body.append([command, *map(str, counts), str(sum(bool(row["torn"]) for row in own)), str(wrong)])
+    return table(["command", *kinds, "newest state torn too", "went wrong"], body) if found else ""
+
+
+def random_networks() -> str:
+    """What became of random networks."""
+    found = rows("random_networks")
+    body = []
+    for files in dict.fromkeys(row["files"] for row in found):
+        own = [row for row in found if row["files"] == files]
+        sums = [sum(int(row[name]) for row in own) for name in ("networks", "served", "refused", "wrong")]
+        body.append([{"both": "to the files", "none": "to the student"}[files], *map(str, sums)])
+    return table(["checked", "networks", "served", "refused", "wrong"], body) if found else ""

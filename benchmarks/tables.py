@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks.manifest import NETWORKS, REPOSITORY
-from benchmarks.plain_tables import Row, chapter, plain, rows, table
+from benchmarks.plain_tables import Row, chapter, kills, plain, random_networks, rows, table
 
 START, END = "<!-- figures: written by `python -m benchmarks.tables` -->", "<!-- end of figures -->"
 
@@ -58,6 +58,16 @@ NAMES = {
     "P30 W4A4": "30 % gone, and 4-bit weights and activations",
 }
 """Settings of the headline table, in words."""
+
+
+KILLS = """\
+`python -m benchmarks.kill`. Every row of the CSV is one moment at which a command was ended: SIGKILL at a change of a
+file or within a write, a timer, Ctrl-C, SIGTERM, a file that may not grow, a disk that is full. Then the same command
+ran again: files with final names must be whole, and the end's bytes those of a run that nothing disturbed."""
+
+RANDOM_NETWORKS = """\
+`python -m benchmarks.random_networks`. Networks drawn by seed, traced, cut, compressed by `closed_form` at random bits,
+ratio and target; to the files: written as ONNX, compared with ONNX Runtime, written as `.pt2` and read back."""
 
 
 def headline() -> str:
@@ -272,7 +282,14 @@ its test images are the same. Settings without a row, and DenseNet and SimpNet, 
 {plain("best_cost")}\
 {chapter("Distillation", DISTILLATION, distillation())}\
 {plain("distill_gpu")}\
+{plain("budget")}\
 {plain("peers")}\
+{plain("onnx_in")}\
+{chapter("Kills", KILLS, kills())}\
+{chapter("Random networks", RANDOM_NETWORKS, random_networks())}\
+{plain("sweep")}\
+{plain("elastic")}\
+{plain("memory")}\
 ## Speed of the file
 
 `python -m benchmarks.speed`: against fp32 ONNX in the same ONNX Runtime process, interleaved medians.
