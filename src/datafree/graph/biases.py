@@ -63,6 +63,7 @@ def fit_biases(graph: ModelGraph) -> Fit:
         quantizer.scale = scale
         if coarsened:
             fit.coarsened[source] = coarsened
+            graph.set_tensor(source, quantizer(graph.tensor(source)))  # what is stored lies on the grid it is told by
         fit.finer[node.name] = finer
         for user in readers:
             step = _input_scale(graph, user) * (quantizer.scale / finer)
