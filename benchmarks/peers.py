@@ -165,7 +165,7 @@ def _ranges(quantized: Path, floating: Path) -> dict[str, list[float]]:
     """Of every value of the float file: the range of the quantizer that stands on it in the other.
 
     Both files come from one graph and are written in one order, but for the ReLUs that quantizers have absorbed (what
-    goes into one of those has the range of what comes out) and for padding, which some float convolutions do themselves.
+    goes into one of those has the range of what comes out) and for padding, which some convolutions do themselves.
     """
     told, plain = onnx.load(quantized).graph, onnx.load(floating).graph
     held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in told.initializer}

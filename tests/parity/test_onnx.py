@@ -16,13 +16,14 @@ import pytest
 import torch
 from tests.parity.observed_ranges import quantize_observed, random_inputs
 from tests.zoo import ZOO
+from torch import nn
 
 from datafree.export import export_onnx, parity
 from datafree.export.stored import as_stored
 from datafree.graph import ModelGraph, quantizers
 from datafree.graph.biases import round_biases
 from datafree.run import Run, read_ledger
-from datafree.spec import Scheme
+from datafree.spec import InputSpec, Scheme
 from datafree.spec.target import LAYER_INPUTS
 
 FUSED = ["residual", "depthwise", "concat", "preactivation", "inverted_residual", "pad_shortcut", "split"]
@@ -255,3 +256,20 @@ def test_a_bias_far_above_its_weights_still_fits(tmp_path):
     assert found["coarsened_channels"] == {layer.weight: 1}  # the channel of zeros costs nothing
     x = random_inputs(graph, 8, seed=1)
     assert float((answers(tmp_path / "student.onnx", x) - graph(x)).abs().amax(1).median()) < 0.05
+
+
+@pytest.mark.parametrize(("pad", "left"), [((0, 1, 0, 1), 0), ((1, 0, 2, 1), 0), ((-1, 1, 0, 1), 1)])
+def test_convolutions_pad_for_themselves(pad, left, tmp_path):
+    """Uneven padding costs no operator of its own, on the input and between layers; what cuts off stays one."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(),
+        nn.ZeroPad2d(pad), nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10),
+    )  # fmt: skip
+    inputs = InputSpec(shape=(3, 12, 12), mean=(0.5,) * 3, std=(0.25,) * 3, classes=10)
+    net(torch.zeros(2, 3, 12, 12))
+    graph = quantize_observed(ModelGraph.trace(net.eval(), inputs), weights=8, activations=8)
+    found = export_onnx(graph, tmp_path / "student.onnx")
+    assert Counter(node.op_type for node in onnx.load(tmp_path / "student.onnx").graph.node)["Pad"] == left
+    assert not found["fusion"]["float_layers"]
+    assert parity(graph, tmp_path / "student.onnx", Run(), count=8)["passed"]

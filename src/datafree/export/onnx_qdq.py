@@ -17,6 +17,7 @@ import torch
 
 from datafree.export.conformance import conformance
 from datafree.export.lower import lower
+from datafree.export.padding import fold_padding
 from datafree.export.qdq import Emitter
 from datafree.export.stored import as_stored
 from datafree.graph import ModelGraph
@@ -52,6 +53,7 @@ def export_onnx(
     module, grids = lower(stored)
     model = _translate(module, graph, target.batch)
     placed = Emitter(model.graph, grids, target.integer_biases).emit()
+    fold_padding(model.graph)
     _anonymous(model, target.batch)
     _write(model, path, largest)
     fusion = conformance(path, target)
