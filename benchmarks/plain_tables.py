@@ -97,6 +97,14 @@ sets of values between two blocks in memory while each is below 256 MB, and in f
         columns=("trials", "killed", "results", "begun_twice", "equal_bytes", "jobs"),
         heads={"equal_bytes": "files compared with a run without kills"},
     ),
+    "scaling": Plain(
+        title="Two processes against one",
+        about="""\
+`python -m benchmarks.scaling`. Seconds for as much work a process, medians of turns; the efficiency of two processes,
+and that of sharded synthesis over that of a plain matrix product on the same two cores.""",
+        columns=("network", "synthesis_one_s", "synthesis_two_s", "synthesis_efficiency", "product_one_s",
+                 "product_two_s", "product_efficiency", "synthesis_over_product", "load"),
+    ),
     "elastic": Plain(
         title="Processes killed under torchrun",
         about="""\

@@ -288,6 +288,7 @@ its test images are the same. Settings without a row, and DenseNet and SimpNet, 
 {chapter("Kills", KILLS, kills())}\
 {chapter("Random networks", RANDOM_NETWORKS, random_networks())}\
 {plain("sweep")}\
+{plain("scaling")}\
 {plain("elastic")}\
 {plain("memory")}\
 ## Speed of the file
