@@ -265,7 +265,11 @@ def _paying(recipe: Any, student: ModelGraph, teacher: ModelGraph, run: Run) -> 
             why="it does not run here, so nothing can be timed",
             remedy="leave --pays out",
         )
-    return leave_what_does_not_pay(student, teacher, target, run, clock_of(target))
+    made = leave_what_does_not_pay(student, teacher, target, run, clock_of(target))
+    left = [entry["group"] for entry in run.ledger.entries if entry["event"] == "left_float"]
+    found = f"Left in float, because integers are slower on this machine: {', '.join(left)}." if left else ""
+    run.log("note", text=found or "Nothing is faster in float on this machine, so nothing was left in it.")
+    return made
 
 
 def _students(recipe: Any, given: Any, teacher: ModelGraph, run: Run) -> dict[str, ModelGraph]:
