@@ -13,7 +13,6 @@ to `benchmarks/results/scaling.csv`.
 from __future__ import annotations
 
 import argparse
-import csv
 import multiprocessing
 import os
 import sys
@@ -26,8 +25,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.manifest import REPOSITORY
-from benchmarks.provenance import provenance
-from datafree.run import write_atomic
+from benchmarks.provenance import append, provenance
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "scaling.csv"
 COLUMNS = (
@@ -130,14 +128,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     row = measure(options.network, options.batches, options.rounds)
-    earlier: list[dict[str, Any]] = []
-    if options.results.exists():
-        with open(options.results, newline="", encoding="utf-8") as table:
-            earlier = list(csv.DictReader(table))
-    with write_atomic(options.results) as temporary, open(temporary, "w", newline="", encoding="utf-8") as table:
-        written = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-        written.writeheader()
-        written.writerows([*earlier, row])
+    append(options.results, COLUMNS, row)
     print(row)
 
 

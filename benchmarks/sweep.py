@@ -13,7 +13,6 @@ another folder, and the bytes of `student.onnx` and `student.pt2` are compared. 
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import json
 import os
@@ -30,9 +29,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.manifest import REPOSITORY
-from benchmarks.provenance import provenance
+from benchmarks.provenance import append, provenance
 from datafree.recipes.settings import to_yaml
-from datafree.run import read_ledger, write_atomic
+from datafree.run import read_ledger
 from datafree.sweep import Plan, read_plan
 from datafree.sweep.trial import ATTEMPTS, RECORD
 
@@ -120,14 +119,7 @@ def main() -> None:
             "equal_bytes": f"{equal(names, plan, folder, scratch)} of {len(names)}", "jobs": JOBS,
             "seed": options.seed, "seconds": f"{seconds:.0f}", **provenance(),
         }  # fmt: skip
-    earlier = []
-    if options.results.exists():
-        with open(options.results, newline="", encoding="utf-8") as table:
-            earlier = list(csv.DictReader(table))
-    with write_atomic(options.results) as temporary, open(temporary, "w", newline="", encoding="utf-8") as table:
-        written = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-        written.writeheader()
-        written.writerows([*earlier, row])
+    append(options.results, COLUMNS, row)
     print(row)
 
 

@@ -124,7 +124,7 @@ class Candidates:
             ]
             found += [(one[1], one[0]) for one in made if one is not None]
             if any(one is not None and not one[0].coarse for one in made):
-                break  # narrower networks would keep the budget too, and lose more
+                break  # narrower networks would keep the budget too, and mostly lose more
         return [one for _, one in sorted(found, key=lambda pair: pair[0])[:FINALISTS]]
 
     def _uniform(self, ratio: float, multiple: int, limits: Limits) -> tuple[Fitted, float] | None:
