@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 
 import torch
+from scripts.train_digits import split
 
 from benchmarks.manifest import REPOSITORY, data_folder, load
 from benchmarks.provenance import COLUMNS as SOURCE
@@ -23,7 +24,6 @@ from datafree.graph.doors import open_model
 from datafree.run import Run
 from datafree.synthesize import synthesize
 from datafree.synthesize.moment_matching import MomentMatching
-from scripts.train_digits import split
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "audit.csv"
 COUNT, MOST = 256, 4096
