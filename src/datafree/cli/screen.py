@@ -63,17 +63,12 @@ def expected(forecast: Mapping[str, Any]) -> str:
     return f"expected loss of top-1: {figures.loss(forecast)} (forecast from {source}; no real image was seen)"
 
 
-class Progress:
-    """A run's `watch`: a moving line per open step on a terminal, plain lines elsewhere, nothing when quiet.
+class Moving:
+    """Something that moves on a terminal while a command works, and is gone when it ends. Nothing moves elsewhere."""
 
-    On a terminal an open step shows the seconds elapsed and, once it tells how far it is, those that remain.
-    """
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet = quiet
-        self.console = remarks()
-        self.open: list[_Step] = []
-        self.live = Live(console=self.console, get_renderable=self._lines, transient=True, refresh_per_second=10)
+    console: Console
+    live: Live
+    quiet: bool
 
     def __enter__(self) -> Self:
         if self.console.is_terminal and not self.quiet:
@@ -84,6 +79,19 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.live.stop()
+
+
+class Progress(Moving):
+    """A run's `watch`: a moving line per open step on a terminal, plain lines elsewhere, nothing when quiet.
+
+    On a terminal an open step shows the seconds elapsed and, once it tells how far it is, those that remain.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = remarks()
+        self.open: list[_Step] = []
+        self.live = Live(console=self.console, get_renderable=self._lines, transient=True, refresh_per_second=10)
 
     def __call__(self, step: str, state: str, number: float) -> None:
         if self.quiet:

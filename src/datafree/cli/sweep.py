@@ -6,8 +6,7 @@ import sys
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.live import Live
@@ -102,7 +101,7 @@ def sweep(
         raise typer.Exit(failure.REFUSED)
 
 
-class _Board:
+class _Board(screen.Moving):
     """A sweep's `watch`: a live table on a terminal, a line for each trial that has ended elsewhere."""
 
     def __init__(self, plan: Plan, *, quiet: bool) -> None:
@@ -112,16 +111,6 @@ class _Board:
         self.begun = time.monotonic()
         self.console = screen.remarks()
         self.live = Live(console=self.console, get_renderable=self._table, transient=True, refresh_per_second=4)
-
-    def __enter__(self) -> Self:
-        if self.console.is_terminal and not self.quiet:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.live.stop()
 
     @property
     def done(self) -> int:
