@@ -46,7 +46,7 @@ from datafree.distill.knowledge import Knowledge
 from datafree.distill.players import Artist
 from datafree.graph import ModelGraph, cost
 from datafree.graph.doors import open_model
-from datafree.graph.prepared import fastest
+from datafree.graph.prepared import number_type
 from datafree.run import Run, write_atomic
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "distill_speed.csv"
@@ -196,7 +196,7 @@ def measure(pair: str, row: str, options: argparse.Namespace) -> dict[str, Any]:
     seconds = (time.process_time() - begun) / options.rounds
     losses += [play(0.0) for _ in range(options.rounds, options.curve)]
     last = list(itertools.chain(*losses[-max(2, len(losses) // 4) :]))
-    dtype = fastest("cpu") if method.precision == "auto" else torch.float32
+    dtype = number_type(method.precision, "cpu")
     delivered = matmul(dtype)
     return {
         "pair": pair, "batch": batch, "row": row, "numbers": str(dtype).removeprefix("torch."),

@@ -13,7 +13,7 @@ from datafree.functional.bounds import clamp_returning
 from datafree.functional.dead_leaves import dead_leaves
 from datafree.functional.moments import image_moments
 from datafree.graph import ModelGraph, fold_batchnorm
-from datafree.graph.prepared import classes_of, fastest, prepare
+from datafree.graph.prepared import classes_of, number_type, prepare
 from datafree.graph.statistics import known_statistics, statistics_loss
 from datafree.nn.generator import Generator
 from datafree.nn.swing import Swing
@@ -254,7 +254,8 @@ def test_bfloat16_keeps_batchnorms_exact_and_nearly_the_same_loss():
     kept = [tensor.dtype for name, tensor in fast.module.state_dict().items() if "running" in name]
     assert set(kept) == {torch.float32}
     assert float(fast.deviation(fast(x)[1])) == pytest.approx(float(exact.deviation(exact(x)[1])), rel=0.03)
-    assert fastest("meta") == torch.float32
+    assert number_type("auto", "meta") == torch.float32
+    assert number_type("bfloat16", "cpu") == torch.bfloat16
 
 
 def test_a_softmax_at_the_end_is_left_out():

@@ -12,6 +12,7 @@ from datafree.functional.augment import augment
 from datafree.graph import ModelGraph
 from datafree.graph.blocks import blocks
 from datafree.graph.counterparts import Counterparts
+from datafree.graph.prepared import number_type
 from datafree.graph.watch import watched
 from datafree.graph.whole_student import WholeStudent
 from datafree.run import HELD, Run, held_back
@@ -30,6 +31,7 @@ class Lessons:
 
     def __init__(self, student: ModelGraph, teacher: ModelGraph, images: Tensor, terms: QAT, run: Run) -> None:
         self.terms, self.device, self.inputs = terms, run.device, teacher.inputs
+        self.low = number_type(terms.precision, run.device) == torch.bfloat16
         counterparts = Counterparts(student, teacher)
         cuts = [block.output for block in blocks(teacher)[:-1]]
         self.cuts = [name for name in cuts if counterparts.node(name)] if terms.features else []
@@ -54,8 +56,7 @@ class Lessons:
     def loss(self, x: Tensor) -> Tensor:
         """Mean over the images x [N, C, H, W]."""
         x = x.contiguous(memory_format=torch.channels_last)
-        low = self.terms.precision == "bfloat16"
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=low):
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.low):
             with torch.no_grad():
                 wanted, marks = self.teacher(x)
             answer, features = self.student.module(x)

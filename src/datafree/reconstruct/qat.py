@@ -13,12 +13,13 @@ One image in eight judges and does not train; a student whose loss did not fall 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
 from datafree.graph import ModelGraph, fold_batchnorm
+from datafree.graph.prepared import Precision
 from datafree.reconstruct.lessons import Lessons
 from datafree.reconstruct.schedule import train
 from datafree.run import Run
@@ -55,8 +56,10 @@ class QAT:
     mixed: float = Field(default=0.5, ge=0, le=1)
     """Share of the batches in which every image gets a box of another one."""
 
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of convolutions and matrix products; weights, steps and the optimizer stay in float32."""
+    precision: Precision = "auto"
+    """Of convolutions and matrix products; auto: bfloat16 where the processor multiplies in it. Weights, steps and the
+    optimizer stay in float32.
+    """
 
     minutes: float | None = Field(default=None, gt=0)
     """How long it may take; none: as long as the steps need, or the job has left."""
