@@ -193,6 +193,8 @@ def carry_out(
     with refusals_noted(run):
         _note_findings(recipe, teacher, run)
         made: ModelGraph = recipe.compress(teacher, teacher.inputs, run, **handed)
+        if getattr(recipe, "float_fallback", False):
+            made = _sound(recipe, made, run)
         if pays:
             made = _paying(recipe, made, teacher, run)
         if pack is not None and not any(entry["event"] == "handed" for entry in run.ledger.entries):
@@ -251,6 +253,14 @@ def _note_findings(recipe: Any, teacher: ModelGraph, run: Run) -> None:
         for one in findings(teacher, TARGETS[recipe.target]):
             run.log("finding", disease=one.disease, where=one.where, what=one.what, remedy=one.remedy, flag=one.flag,
                     grave=one.grave)  # fmt: skip
+
+
+def _sound(recipe: Any, student: ModelGraph, run: Run) -> ModelGraph:
+    """The student, its activations in float that 8 bits break; as it is for runtimes that take nothing but integers."""
+    from datafree.search import leave_what_breaks
+
+    target = TARGETS[recipe.target]
+    return student if target.answers else leave_what_breaks(student, target, run)
 
 
 def _paying(recipe: Any, student: ModelGraph, teacher: ModelGraph, run: Run) -> ModelGraph:

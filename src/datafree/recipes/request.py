@@ -34,6 +34,8 @@ class Request:
     """Weight bits of single layers, by glob of module path."""
     keep_float: tuple[str, ...] = ()
     """Layers that stay in float, by glob of module path."""
+    float_fallback: bool = True
+    """Leave in float the few activations whose 8 bits break the answers, where there are such."""
     target: str = "onnxruntime"
     """Which runtime's placement rules to follow."""
 
