@@ -4,8 +4,9 @@ Each host is a network namespace (`benchmarks.hosts`); `torchrun --nnodes` runs 
 one's address. In mid-run, at a moment drawn by the seed, the last host's cable is pulled: its processes go on, and
 nothing tells them or the others.
 
-- `back`: `--nnodes N`. The cut host's processes are left to end by themselves; then the cable is put in again and the
-  same command is begun there again. The result must be that of an undisturbed job, byte for byte.
+- `back`: `--nnodes N`. The cut host's processes are left to end by themselves; then it is switched off and on, the
+  cable put in again, and the same command begun there again. The result must be that of an undisturbed job, byte for
+  byte.
 - `gone`: `--nnodes 1:N`. The host does not come back. The others must end the job; every file must be what the ledger
   says, and the cut host, whose disk is still the shared one, must not have written after they had begun again.
 
@@ -162,9 +163,13 @@ def _cut_off_ends(trial: Trial, noted: list[str]) -> None:
 
 def _back(trial: Trial, noted: list[str]) -> int:
     _cut_off_ends(trial, noted)
-    trial.hosts.join(trial.count - 1)
+    trial.hosts.begin_anew(trial.count - 1)
     trial.jobs[-1] = trial.begin(trial.count - 1)
-    return trial.wait()
+    if code := trial.wait():  # torchrun itself has given up: what its user does then
+        noted.append(f"torchrun gave up ({code}), and the command was begun again on all hosts")
+        trial.jobs = [trial.begin(place) for place in range(trial.count)]
+        code = trial.wait()
+    return code
 
 
 def _gone(trial: Trial, noted: list[str]) -> int:
@@ -190,7 +195,7 @@ def _part(trial: Trial, noted: list[str]) -> int:
     _cut_off_ends(trial, noted)
     missing = "pack.json" not in {path.name for path in trial.folder.iterdir()}
     noted.append("the others' part was done" + (", and begun again on all hosts" if missing else " and the pack whole"))
-    trial.hosts.join(trial.count - 1)
+    trial.hosts.begin_anew(trial.count - 1)
     trial.jobs = [trial.begin(place) for place in range(trial.count)]
     return trial.wait()
 

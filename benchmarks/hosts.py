@@ -3,7 +3,7 @@
     with Hosts(2) as hosts:
         hosts.begin(1, [...], log)      # a command on the second host
         hosts.cut(1)                    # its cable is pulled: nothing is refused, nothing comes back
-        hosts.join(1)
+        hosts.begin_anew(1)
 
 Linux only, and only for root. Whatever happens, the namespaces and all processes in them are gone afterwards.
 """
@@ -39,14 +39,8 @@ class Hosts:
             _ip("netns", "add", self.switch)
             _ip("-n", self.switch, "link", "add", "switch", "type", "bridge")
             _ip("-n", self.switch, "link", "set", "switch", "up")
-            for place, name in enumerate(self.names):
-                _ip("netns", "add", name)
-                _ip("-n", self.switch, "link", "add", f"{_OUTER}{place}", "type", "veth", "peer", "name", _INNER,
-                    "netns", name)  # fmt: skip
-                _ip("-n", self.switch, "link", "set", f"{_OUTER}{place}", "master", "switch", "up")
-                _ip("-n", name, "address", "add", f"{self.address(place)}/24", "dev", _INNER)
-                for link in ("lo", _INNER):
-                    _ip("-n", name, "link", "set", link, "up")
+            for place in range(len(self.names)):
+                self._make(place)
         except (OSError, subprocess.CalledProcessError) as error:
             self.__exit__(None, None, None)
             said = (getattr(error, "stderr", None) or str(error)).strip()
@@ -79,9 +73,23 @@ class Hosts:
         """Pull the host's cable out of the switch."""
         _ip("-n", self.switch, "link", "set", f"{_OUTER}{place}", "down")
 
-    def join(self, place: int) -> None:
-        """Put it in again."""
-        _ip("-n", self.switch, "link", "set", f"{_OUTER}{place}", "up")
+    def begin_anew(self, place: int) -> None:
+        """Its power off and on again, and the cable in: no process and no connection is left of before."""
+        self.kill(place)
+        _ip("netns", "delete", self.names[place])
+        until = time.monotonic() + 30  # the kernel takes the two ends of its cable away when it comes to that
+        while f"{_OUTER}{place}" in _ip("-n", self.switch, "link", "show") and time.monotonic() < until:
+            time.sleep(0.1)
+        self._make(place)
+
+    def _make(self, place: int) -> None:
+        name, outer = self.names[place], f"{_OUTER}{place}"
+        _ip("netns", "add", name)
+        _ip("-n", self.switch, "link", "add", outer, "type", "veth", "peer", "name", _INNER, "netns", name)
+        _ip("-n", self.switch, "link", "set", outer, "master", "switch", "up")
+        _ip("-n", name, "address", "add", f"{self.address(place)}/24", "dev", _INNER)
+        for link in ("lo", _INNER):
+            _ip("-n", name, "link", "set", link, "up")
 
     def processes(self, place: int) -> list[int]:
         """What runs there."""
@@ -103,5 +111,5 @@ class Hosts:
         return len(killed)
 
 
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True)
+def _ip(*arguments: str) -> str:
+    return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True).stdout
