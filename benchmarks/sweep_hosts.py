@@ -8,6 +8,7 @@ moment drawn by the seed, and stays out. Its processes go on as long as they lik
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import sys
 import time
@@ -22,7 +23,13 @@ from datafree.sweep import Plan
 from datafree.sweep.trial import ATTEMPTS, RECORD
 
 _PORT = 6379
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
+_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+    # A cluster of its own, that nobody else may enter: the machine's other ones have nothing to do with it.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
 _UP = 120.0  # seconds until a node of Ray must be there
 
 
@@ -38,7 +45,7 @@ def cut_one_off(count: int, file: Path, folder: Path, plan: Plan, seed: int) -> 
         for place in range(count):
             own = ["--head", "--port", str(_PORT), "--include-dashboard=false"] if not place else ["--address", head]
             node = hosts.begin(
-                place, [*ray, *own, "--node-ip-address", hosts.address(place)], scratch / f"ray-{place}.log", **_QUIET
+                place, [*ray, *own, "--node-ip-address", hosts.address(place)], scratch / f"ray-{place}.log", **_RAY
             )
             _until_up(scratch / f"ray-{place}.log", node)
         log = scratch / "sweep.log"
@@ -46,7 +53,7 @@ def cut_one_off(count: int, file: Path, folder: Path, plan: Plan, seed: int) -> 
             0,
             [sys.executable, "-m", "datafree", "sweep", str(file), "-o", str(folder), "--address", head, "--retries",
              "5", "--jobs", str(count)],
-            log, **_QUIET,
+            log, **_RAY,
         )  # fmt: skip
         share, hit = np.random.default_rng(seed).uniform(0.1, 0.9), list[tuple[str, str]]()
         while sweep.poll() is None and not hit:
