@@ -2,33 +2,38 @@
 
     python -m benchmarks.elastic                      # every case
     python -m benchmarks.elastic synthesize distill --kills 3 --seed 1
+    python -m benchmarks.elastic --hosts 2 3          # instead, one of so many hosts is cut off (Linux, as root)
 
 Each case is a command on the bundled digits, run by `torchrun --nproc-per-node 2 --max-restarts N`: once undisturbed,
 once while one of its processes, drawn by the seed, is killed (SIGKILL) so many times, each time after a share of the
 undisturbed run's seconds, drawn by the seed. The files that the case names are compared byte for byte. Games keep their
 state every second here, not every minute, or none of a run so short would be kept. Adds rows to
 `benchmarks/results/elastic.csv`; seconds are those on the clock, of a machine that may be busy with other work.
+
+With `--hosts` see `benchmarks.elastic_hosts`; steps are fewer there, and silence is given up after 20 seconds, not 60.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import elastic_hosts
+from benchmarks.hosts import Impossible
 from benchmarks.manifest import REPOSITORY
-from benchmarks.provenance import provenance
-from datafree.run import write_atomic
+from benchmarks.provenance import append, provenance
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "elastic.csv"
 PROCESSES = 2
@@ -50,10 +55,12 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
 }
 """Case -> the command, and the files that must be the same."""
+FEW = {"steps=60": "steps=12", "steps=40": "steps=8", "rounds=60": "rounds=30"}
+"""What is asked for less often where hosts are cut off: the same things are done, and lost."""
 
 COLUMNS = (
     "case", "processes", "hosts", "disturbance", "seed", "files", "equal", "exit_code", "seconds_undisturbed",
-    "seconds", "commit", "machine", "torch",
+    "seconds", "note", "commit", "machine", "torch",
 )  # fmt: skip
 
 
@@ -124,22 +131,27 @@ def measure(case: str, kills: int, seed: int, scratch: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def add(rows: list[dict[str, Any]], path: Path) -> None:
-    earlier: list[dict[str, Any]] = []
-    if path.exists():
-        with open(path, newline="", encoding="utf-8") as table:
-            earlier = list(csv.DictReader(table))
-    with write_atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as table:
-        written = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-        written.writeheader()
-        written.writerows([*earlier, *rows])
+def rows(options: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]:
+    """Every row that is asked for."""
+    if not options.hosts:
+        for case in options.cases:
+            yield measure(case, options.kills, options.seed, scratch)
+    for count, case in itertools.product(options.hosts, options.cases):
+        command, patterns = CASES[case]
+        for many, few in FEW.items():
+            command = command.replace(many, few)
+        fates = options.fates if case != "synthesize" else ("back",)  # those of a pack that are left make their part
+        for fate in fates:
+            yield elastic_hosts.measure(case, (command, patterns), count, fate, options.seed, scratch, contents)
 
 
 def rank() -> int:
     """What every process of a case runs."""
     import datafree.distill.game
     from datafree.cli import main as datafree_main
+    from datafree.run import pulse
 
+    pulse.PATIENCE = 20.0
     datafree.distill.game._KEEP_SECONDS = 1.0
     return datafree_main(sys.argv[1:])
 
@@ -151,13 +163,18 @@ def main() -> int:
     parser.add_argument("cases", nargs="*", default=list(CASES), help=", ".join(CASES))
     parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hosts", nargs="+", type=int, default=[], help="how many, one of which is cut off")
+    parser.add_argument("--fates", nargs="+", choices=elastic_hosts.FATES, default=elastic_hosts.FATES)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="datafree-") as scratch:
-        for case in options.cases:
-            row = measure(case, options.kills, options.seed, Path(scratch))
-            print(row, flush=True)
-            add([row], options.results)
+        try:
+            for row in rows(options, Path(scratch)):
+                print(row, flush=True)
+                append(options.results, COLUMNS, row)
+        except Impossible as error:
+            print(error, file=sys.stderr)
+            return 2
     return 0
 
 

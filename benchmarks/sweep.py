@@ -2,12 +2,14 @@
 
     python -m benchmarks.sweep                      # 50 trials, 10 killed, then the killed ones once more, undisturbed
     python -m benchmarks.sweep --trials 6 --kills 2
+    python -m benchmarks.sweep --trials 8 --hosts 2     # instead, one of so many hosts is cut off (Linux, as root)
 
 Runs `datafree sweep` on the bundled digits (closed form; bits, shares of channels and seeds differ), two trials side by
 side on Ray. While it runs, processes of trials chosen by the seed are killed (SIGKILL), each at a moment between the
 trial's beginning and the time that trials took so far, drawn by the seed. Afterwards the killed trials are run again in
 another folder, and the bytes of `student.onnx` and `student.pt2` are compared. Adds a row to
-`benchmarks/results/sweep.csv`; seconds are those on the clock, of a machine that may be busy with other work.
+`benchmarks/results/sweep.csv`; seconds are those on the clock, of a machine that may be busy with other work. With
+`--hosts` see `benchmarks.sweep_hosts`.
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.hosts import Impossible
 from benchmarks.manifest import REPOSITORY
 from benchmarks.provenance import append, provenance
+from benchmarks.sweep_hosts import cut_one_off
 from datafree.recipes.settings import to_yaml
 from datafree.run import read_ledger
 from datafree.sweep import Plan, read_plan
@@ -37,7 +41,7 @@ from datafree.sweep.trial import ATTEMPTS, RECORD
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "sweep.csv"
 COLUMNS = (
-    "trials", "killed", "results", "begun_twice", "stages_killed_in", "equal_bytes", "jobs", "seed", "seconds",
+    "trials", "hosts", "killed", "results", "begun_twice", "stages_killed_in", "equal_bytes", "jobs", "seed", "seconds",
     "commit", "machine", "torch",
 )  # fmt: skip
 JOBS = 2
@@ -93,11 +97,12 @@ def equal(names: list[str], plan: Plan, folder: Path, scratch: Path) -> int:
     return sum(one.read_bytes() == other.read_bytes() for one, other in files) // 2
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hosts", type=int, default=1, help="how many; of several one is cut off, with its trials")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -106,21 +111,30 @@ def main() -> None:
         file, folder = scratch / "sweep.yaml", scratch / "runs"
         file.write_text(to_yaml({"trials": asked(options.trials)}), encoding="utf-8")
         plan, begun = read_plan(file), time.time()
-        sweep = begin(file, folder)
-        hit = disturb(sweep, plan, folder, options.kills, options.seed)
-        sweep.wait()
+        if options.hosts > 1:
+            try:
+                hit, code = cut_one_off(options.hosts, file, folder, plan, options.seed)
+            except Impossible as error:
+                print(error, file=sys.stderr)
+                return 2
+        else:
+            sweep = begin(file, folder)
+            hit = disturb(sweep, plan, folder, options.kills, options.seed)
+            code = sweep.wait()
         seconds = time.time() - begun
         rows = json.loads((folder / "sweep.json").read_text())["trials"]
         names = [name for name, _ in hit]
         row = {
-            "trials": len(rows), "killed": len(hit), "results": sum(row["state"] == "done" for row in rows),
+            "trials": len(rows), "hosts": options.hosts, "killed": len(hit),
+            "results": sum(row["state"] == "done" for row in rows),
             "begun_twice": sum((row["attempts"] or 0) > 1 for row in rows),
             "stages_killed_in": "; ".join(sorted({stage for _, stage in hit})),
-            "equal_bytes": f"{equal(names, plan, folder, scratch)} of {len(names)}", "jobs": JOBS,
+            "equal_bytes": f"{equal(names, plan, folder, scratch)} of {len(names)}", "jobs": max(JOBS, options.hosts),
             "seed": options.seed, "seconds": f"{seconds:.0f}", **provenance(),
         }  # fmt: skip
     append(options.results, COLUMNS, row)
     print(row)
+    return code
 
 
 if __name__ == "__main__":

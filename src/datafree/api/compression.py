@@ -33,6 +33,7 @@ from datafree.recipes.settings import build, describe, to_yaml
 from datafree.report import figures
 from datafree.run import Run, check_folder, claim_folder
 from datafree.run.folder import workplace
+from datafree.run.holder import watch as watch_folder
 from datafree.run.ranks import Ranks
 from datafree.spec import TARGETS, Budget, InputSpec, Refusal, name_of
 from datafree.spec.target import AUTO
@@ -184,8 +185,9 @@ def carry_out(
     )
     if folder is not None:
         if ranks.first:
-            claim_folder(Path(folder), to_yaml(resolved), force=force)
+            claim_folder(Path(folder), to_yaml(resolved), force=force, several=ranks.world > 1)
         ranks.agree(0.0)  # nobody looks for kept states before an earlier run's are gone
+        watch_folder(Path(folder))
         place = workplace(Path(folder))
         run.keep_in(place, "ledger.jsonl" if ranks.first else f"ledger.{ranks.rank}.jsonl")
         if scalars and ranks.first:

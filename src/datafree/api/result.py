@@ -19,6 +19,7 @@ from datafree.recipes.settings import to_yaml
 from datafree.report import figures, summarize, write_report
 from datafree.run import FILES, Run, claim_folder, write_atomic
 from datafree.run.folder import home_of
+from datafree.run.holder import leave as leave_folder
 from datafree.spec import TARGETS, Target
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Result:
         """
         home = None if self.run.folder is None else home_of(self.run.folder)
         if not self.first and home is not None:
+            leave_folder(home)
             return home
         if folder is not None and Path(folder) != home:
             self.run.keep_in(claim_folder(Path(folder), to_yaml(self.settings), force=force))
@@ -72,7 +74,9 @@ class Result:
             raise ValueError("save() needs a folder: compress() was not given one")
         with refusals_noted(self.run):
             _save(self, self.run.folder)
-            return self.run.finish()
+            finished = self.run.finish()
+        leave_folder(finished, tidy=True)
+        return finished
 
 
 def _save(result: Result, folder: Path) -> None:

@@ -152,7 +152,7 @@ def _finish(
             images = batches.make(index)
         for teacher, rows in zip(looking, answers):
             rows.append(teacher.look(images))
-        shown += [image for number, image in enumerate(images, start=seen) if number % every == 0]
+        shown += _every(images, seen, every)
         seen += len(images)
         assert path is not None, "the run has a folder"
         shards.append((path, len(images)))
@@ -173,6 +173,14 @@ def _finish(
         whole=len(there) == len(batches),
         about={**about, "teachers": teachers},
     )
+
+
+def _every(images: Tensor, seen: int, every: int) -> list[Tensor]:
+    """One image in so many, for the sheet. images: [n, C, H, W], before which so many were seen
+
+    Copies: a view would keep its whole batch, and so the whole pack, in memory.
+    """
+    return [image.clone() for number, image in enumerate(images, start=seen) if number % every == 0]
 
 
 def _noise(teacher: ModelGraph, run: Run) -> float | None:

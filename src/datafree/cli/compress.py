@@ -179,6 +179,7 @@ def run_job(model: str, *, out: Path, settings: dict[str, Any], quiet: bool, **j
             model, folder=out, watch=watch, command=shlex.join(["datafree", *sys.argv[1:]]), **job, **settings
         )
         result.save()
+        result.run.ranks.agree(0.0)  # should the one that writes be lost, the others are there to begin again with it
     return result.first
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from datafree.run.atomic import ABANDONED, make_folder, sweep, write_atomic
+from datafree.run.holder import marked, take
 from datafree.run.ledger import read_ledger
 from datafree.run.replaced import NEXT, settle, take_over
 from datafree.run.shards import FOLDER as IMAGES
@@ -65,8 +66,10 @@ def check_folder(folder: Path, *, force: bool = False) -> None:
         )
 
 
-def claim_folder(folder: Path, settings: str, *, force: bool = False) -> Path:
+def claim_folder(folder: Path, settings: str, *, force: bool = False, several: bool = False) -> Path:
     """Make room in `folder` for a run of these settings, and return where the run's files go while it works.
+
+    several: whether several processes work on it: it then leaves its mark (`run.holder`), as any does that finds one
 
     An unfinished run there is gone on with when its settings were the same, and removed with `force`; raises Refusal
     otherwise. A finished one stays as it is until this one is finished too (`run.replaced`): the place is then a
@@ -81,7 +84,9 @@ def claim_folder(folder: Path, settings: str, *, force: bool = False) -> Path:
         place = coming
         if (begun := place / SETTINGS).exists() and not force and _text(begun) != settings:
             _refuse_other_settings(place)
-    elif coming.is_dir():
+    if several or marked(folder):
+        take(folder)  # those that were cut off and know nothing of it write no more, and only then is anything removed
+    if place is folder and coming.is_dir():
         shutil.rmtree(coming)
     sweep(folder)
     _empty(place, settings)

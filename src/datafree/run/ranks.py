@@ -2,17 +2,29 @@
 
 Started by `torchrun`, every process is one rank of a world and finds the others by the environment it was given.
 Without it there is one rank, and everything here is free.
+
+Whoever waits in an exchange for a process that has ended, or whose host is silent, does not wait for ever: `run.pulse`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
+
+from datafree.run.pulse import Pulse
+from datafree.spec import Refusal
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_LATEST = timedelta(days=7)
+"""When an exchange gives up: late, for a process that is slow is not lost. Those that are lost the pulse tells of."""
+_pulse: Pulse | None = None
+"""Of this process, beside the process group, of which PyTorch holds one for each process too."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +41,24 @@ class Ranks:
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world < 2:
             return cls(device=device)
+        global _pulse
         import torch
         from torch import distributed
+        from torch.distributed.rendezvous import rendezvous
 
         rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
         own = f"cuda:{local}" if device == "cuda" else device
         if own.startswith("cuda"):
             torch.cuda.set_device(own)
         if not distributed.is_initialized():
-            distributed.init_process_group("nccl" if own.startswith("cuda") else "gloo")
+            store, rank, world = next(rendezvous("env://", timeout=_LATEST))
+            _pulse = Pulse(distributed.PrefixStore("pulse", store.clone()), rank, world)
+            _pulse.start()
+            with _exchange(rank, world):
+                distributed.init_process_group(
+                    "nccl" if own.startswith("cuda") else "gloo",
+                    store=distributed.PrefixStore("group", store), rank=rank, world_size=world, timeout=_LATEST,
+                )  # fmt: skip
         return cls(rank, world, own)
 
     @property
@@ -54,7 +75,8 @@ class Ranks:
         from torch import distributed
 
         joined = torch.cat([part.detach().float().flatten() for part in parts])
-        distributed.all_reduce(joined)
+        with self._exchange(joined):
+            distributed.all_reduce(joined)
         joined /= self.world
         for part, value in zip(parts, joined.split([part.numel() for part in parts])):
             part.detach().copy_(value.view_as(part))
@@ -88,7 +110,8 @@ class Ranks:
         from torch import distributed
 
         sent = tensor.to(self.device).contiguous()
-        distributed.broadcast(sent, owner)
+        with self._exchange(sent):
+            distributed.broadcast(sent, owner)
         tensor.copy_(sent)
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
@@ -100,5 +123,34 @@ class Ranks:
 
         own = tensor.to(self.device)
         found = [torch.empty_like(own) for _ in range(self.world)]
-        distributed.all_gather(found, own)
+        with self._exchange(own):
+            distributed.all_gather(found, own)
         return [part.to(tensor.device) for part in found]
+
+    @contextmanager
+    def _exchange(self, sent: Tensor) -> Iterator[None]:
+        """While the others are waited for. Raises Refusal where one of them has ended."""
+        import torch
+
+        with _exchange(self.rank, self.world):
+            yield
+            if sent.is_cuda:  # it has only been asked for yet: waiting is then done here, where silence is noticed
+                torch.cuda.synchronize(sent.device)
+
+
+@contextmanager
+def _exchange(rank: int, world: int) -> Iterator[None]:
+    """While the others are waited for. Raises Refusal where one of them has ended."""
+    try:
+        if _pulse is None:
+            yield
+        else:
+            with _pulse.waiting():
+                yield
+    except RuntimeError as error:
+        raise Refusal(
+            f"process {rank} of {world} cannot go on",
+            why=f"another one has ended, which tells its own cause ({' '.join(str(error).split())[:160]})",
+            remedy="run the same command again (torchrun with --max-restarts does so by itself); it goes on from what "
+            "the folder holds",
+        ) from error

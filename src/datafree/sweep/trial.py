@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datafree.run import Ledger, write_atomic
+from datafree.run.holder import hold
 from datafree.spec import Budget, Refusal
 
 RECORD, TRACE = "trial.json", "traceback.txt"
@@ -86,15 +87,20 @@ def carry_out(trial: Trial, folder: Path, threads: int) -> Outcome:
 
 
 def _carried_out(trial: Trial, folder: Path, threads: int) -> Outcome:
+    found = finished(trial, folder)
+    if found is not None:
+        return Outcome("done", found, new=False)
+    with hold(folder):  # on a machine that the cluster has lost, the trial may still be at work
+        return _done_now(trial, folder, threads)
+
+
+def _done_now(trial: Trial, folder: Path, threads: int) -> Outcome:
     import torch
 
     from datafree.api import compress
     from datafree.api.measurement import measure
     from datafree.evaluate import open_dataset
 
-    found = finished(trial, folder)
-    if found is not None:
-        return Outcome("done", found, new=False)
     begun = time.time()
     attempts = note_attempt(folder)
     torch.set_num_threads(threads)
