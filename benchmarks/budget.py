@@ -32,6 +32,7 @@ import torch
 from benchmarks.accuracy import fp32_top1
 from benchmarks.manifest import NETWORKS, REPOSITORY, Entry, load
 from benchmarks.provenance import provenance
+from datafree.api.clock import profiler_of
 from datafree.evaluate import evaluate
 from datafree.evaluate.latency import measure_latency
 from datafree.export import export_onnx
@@ -39,7 +40,7 @@ from datafree.graph import ModelGraph, cost
 from datafree.recipes.closed_form import ClosedForm
 from datafree.run import Run, write_atomic
 from datafree.search.fit import FREE, LADDER, Search
-from datafree.spec import Budget, Refusal
+from datafree.spec import TARGETS, Budget, Refusal
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "budget.csv"
 SHARES = (0.5, 0.25, 0.125)
@@ -58,7 +59,8 @@ class Measured:
     def __init__(self, entry: Entry, folder: Path, seconds: float) -> None:
         self.entry, self.folder, self.seconds = entry, folder, seconds
         self.whole = int(export_onnx(entry.graph, folder / "teacher.onnx")["bytes"])
-        self.search = Search(entry.graph, ClosedForm(), Run(), folder, clock=self.clock, free=frozenset(FREE))
+        self.search = Search(entry.graph, ClosedForm(), Run(), folder, clock=self.clock, free=frozenset(FREE),
+                             profiler=profiler_of(TARGETS[ClosedForm().target]))  # fmt: skip
         self._files: dict[str, tuple[ModelGraph, int]] = {}
         self._rows: dict[str, Row] = {}
 

@@ -76,6 +76,18 @@ what the search measured, a share of the answers' energy on pictures of nothing.
         heads={"fp32_top1": "fp32", "top1": "top-1", "standard_error": "±", "macs_share": "share of operations",
                "search_seconds": "CPU seconds of the search"},
     ),
+    "latency_forecast": Plain(
+        title="Forecast latency beside the file's own",
+        about="""\
+`python -m benchmarks.latency_forecast`. Ten choices of widths of each network, and none: time as a share of the fp32
+file's, forecast from a table of layers measured before ([budgets](budgets.md#time)) and measured, processor time of one
+thread, files in turn, on a machine that others used meanwhile. `line`: the error of a straight line in operations
+through two of these files. `liked`: widths that the table says this machine likes.""",
+        columns=("network", "point", "macs_share", "forecast", "measured", "error", "line_error", "table_seconds",
+                 "layers", "load"),
+        heads={"macs_share": "share of operations", "error": "error in percent", "line_error": "line",
+               "table_seconds": "CPU seconds of the table", "layers": "layers at widths"},
+    ),
     "onnx_in": Plain(
         title="From an ONNX file instead of a module",
         about="""\

@@ -283,6 +283,7 @@ its test images are the same. Settings without a row, and DenseNet and SimpNet, 
 {chapter("Distillation", DISTILLATION, distillation())}\
 {plain("distill_gpu")}\
 {plain("budget")}\
+{plain("latency_forecast")}\
 {plain("peers")}\
 {plain("onnx_in")}\
 {chapter("Kills", KILLS, kills())}\

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from datafree.api.clock import clock_of
+from datafree.api.clock import clock_of, profiler_of
 from datafree.api.job import note_start, refusals_noted, refuse_missing_device, settle_target
 from datafree.api.result import Result
 from datafree.api.scalars import follow, refuse_missing
@@ -233,7 +233,8 @@ def _fitted(recipe: Any, teacher: ModelGraph, budget: Budget, run: Run, said: Co
         )
     own = type(recipe)()
     free = {name for name in FREE if name not in said and getattr(recipe, name) == getattr(own, name)}
-    best = fit(teacher, recipe, budget, run, clock=clock_of(target), free=frozenset(free))
+    best = fit(teacher, recipe, budget, run, clock=clock_of(target), free=frozenset(free),
+               profiler=profiler_of(target))  # fmt: skip
     four = f"{len(best.coarse)} of {len(teacher.layers)} layers in 4 bits" if best.coarse else "no layer in 4 bits"
     lost = [share for share in best.request.group_ratios.values() if share]
     share = f"{best.request.ratio:.0%} of the channels"

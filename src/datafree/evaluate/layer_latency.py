@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +10,10 @@ from typing import Any
 import numpy as np
 import onnx
 
+from datafree.evaluate.profile import profile
+
 _FEWEST, _MOST = 3, 100
 _OPERATORS = {"Conv": "conv", "ConvTranspose": "conv_transpose", "Gemm": "linear", "MatMul": "linear"}
-_NAME = re.compile(r"^(?:fused )?(.+?)(?:_token_\d+)?(?:_nchwc)?_kernel_time$")
-"""What the profiler calls an operator: optimisers append to the name of the one they replace."""
 
 
 def layer_latency(
@@ -39,23 +35,8 @@ def layer_latency(
     Returns layers {name: median ms}, of those that the profiler still names; rest, the median ms of all other operators
     (conversions to integers and back, adds, pools); runs.
     """
-    import onnxruntime
-
-    with tempfile.TemporaryDirectory(prefix="datafree-") as scratch:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 3
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(scratch) / "profile")
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        entry = session.get_inputs()[0]
-        x = np.random.default_rng(seed).standard_normal((1, *entry.shape[1:]), dtype=np.float32)
-        end, runs = time.perf_counter() + seconds, 0
-        while runs < _FEWEST or (runs < _MOST and time.perf_counter() < end):
-            session.run(None, {entry.name: x})
-            runs += 1
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return _medians(events, _names(Path(path), layers))
+    runs = profile(path, seconds=seconds, fewest=_FEWEST, most=_MOST, threads=threads, seed=seed)
+    return _medians(runs, _names(Path(path), layers))
 
 
 def _names(path: Path, layers: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -83,17 +64,14 @@ def _names(path: Path, layers: Sequence[tuple[str, str]]) -> dict[str, str]:
     return found
 
 
-def _medians(events: list[dict[str, Any]], layers: Mapping[str, str]) -> dict[str, Any]:
-    """The profiler's events, in microseconds -> what `layer_latency` tells of one file. The first run warms up."""
+def _medians(calls: list[dict[str, float]], layers: Mapping[str, str]) -> dict[str, Any]:
+    """Milliseconds by operator, call by call -> what `layer_latency` tells of one file."""
     runs: list[dict[str, float]] = []
-    spent: dict[str, float] = defaultdict(float)
-    for event in events:
-        if event.get("cat") == "Session" and event.get("name") == "model_run":
-            runs.append(dict(spent))
-            spent.clear()
-        elif event.get("cat") == "Node" and (match := _NAME.match(str(event.get("name", "")))):
-            spent[layers.get(match[1], "")] += event["dur"] / 1000
-    runs = runs[1:] or runs
+    for call in calls:
+        spent: dict[str, float] = defaultdict(float)
+        for name, milliseconds in call.items():
+            spent[layers.get(name, "")] += milliseconds
+        runs.append(spent)
     named = [layer for layer in dict.fromkeys(layers.values()) if any(layer in run for run in runs)]
     medians = {layer: round(float(np.median([run.get(layer, 0.0) for run in runs])), 5) for layer in named}
     rest = round(float(np.median([run.get("", 0.0) for run in runs])), 5) if runs else 0.0

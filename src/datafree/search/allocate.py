@@ -7,12 +7,13 @@ reads, of those it makes, and of its bits. Products of choices are choices: for 
     u_kj >= 0,              sum_j u_kj = x_gk,  sum_k u_kj = x_hj        so u_kj = x_gk x_hj
     v_kj >= 0,              v_kj <= u_kj,  sum v = y                     so v_kj = u_kj y: the numbers that get 4 bits
 
-and sizes, operations and times are linear in x, u and v. Nothing is approximated but that losses add up.
+and sizes, operations and times are linear in x, u and v, also where a time is whatever a table says of both widths.
+Nothing is approximated but that losses add up, and times where more than two groups meet in one layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,7 +43,7 @@ class Meter:
 
     most: the limit; fixed: what no choice changes; numbers: cost of each number of a tensor; channels: cost of each
     row along a tensor's dimension, by (tensor, dim); saved, widened: what 4 bits save of each number of a weight, and
-    add to it as a whole
+    add to it as a whole; tables: cost of a tensor whose first two sides are so long, in any steps
     """
 
     most: float
@@ -51,6 +52,7 @@ class Meter:
     channels: Mapping[tuple[str, int], float] = field(default_factory=dict)
     saved: Mapping[str, float] = field(default_factory=dict)
     widened: Mapping[str, float] = field(default_factory=dict)
+    tables: Mapping[str, Callable[[float, float], float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,13 @@ class _Program:
                     continue
                 for place, amount in zip(self.places[key].flat, amounts.flat):
                     row[place] = row.get(place, 0.0) + each * amount
+        for tensor, table in meter.tables.items():
+            for key, amounts in self._told(tensor, table).items():
+                if not key:
+                    total += float(amounts)
+                    continue
+                for place, amount in zip(self._product(key).flat, amounts.flat):
+                    row[place] = row.get(place, 0.0) + amount
         for tensor, y in self.weights.items():
             if tensor not in meter.saved:
                 continue
@@ -225,10 +234,10 @@ class _Program:
             found[key] = found.get(key, 0.0) + part.each * np.array(own, dtype=float)
         return found
 
-    def _numel(self, tensor: str) -> dict[Key, np.ndarray]:
-        """Numbers of a tensor, as a sum over products of choices."""
+    def _numel(self, tensor: str, dims: int | None = None) -> dict[Key, np.ndarray]:
+        """Numbers of a tensor, or of so many of its dimensions, as a sum over products of choices."""
         found: dict[Key, np.ndarray] = {(): np.array(1.0)}
-        for dim in range(len(self.widths.sides[tensor])):
+        for dim in range(len(self.widths.sides[tensor]) if dims is None else dims):
             more: dict[Key, np.ndarray] = {}
             for key, amounts in found.items():
                 for other, own in self._side(tensor, dim).items():
@@ -244,6 +253,39 @@ class _Program:
                     more[joint] = more[joint] + value if joint in more else value
             found = more
         return found
+
+    def _told(self, tensor: str, table: Callable[[float, float], float]) -> dict[Key, np.ndarray]:
+        """What a table says of a tensor, for every combination of the levels of its one or two choices; of more, the
+        plane with a product term through its corners.
+        """
+        one, other = self._side(tensor, 0), self._side(tensor, 1)
+        owners = sorted({key[0] for key in (*one, *other) if key})
+        if len(owners) <= 2:
+            first, second = self._spread(one, owners), self._spread(other, owners)
+            return {tuple(owners): np.vectorize(table, otypes=[float])(*np.broadcast_arrays(first, second))}
+        (a, A), (b, B) = self._ends(one), self._ends(other)
+        low, side, up, both = table(a, b), table(A, b), table(a, B), table(A, B)
+        x, y = max(A - a, 1.0), max(B - b, 1.0)
+        by_a, by_b, by_ab = (side - low) / x, (up - low) / y, (both - side - up + low) / (x * y)
+        found: dict[Key, np.ndarray] = {(): np.array(low - by_a * a - by_b * b + by_ab * a * b)}
+        terms = [(one, by_a - by_ab * b), (other, by_b - by_ab * a), (self._numel(tensor, 2), by_ab)]
+        for amounts, each in terms:
+            for key, own in amounts.items():
+                found[key] = found[key] + each * own if key in found else each * own
+        return found
+
+    def _spread(self, side: Mapping[Key, np.ndarray], owners: Sequence[int]) -> np.ndarray:
+        """Rows along one dimension, with an axis for the levels of each owner."""
+        total = side[()]
+        for axis, owner in enumerate(owners):
+            if (owner,) in side:
+                shape = [-1 if place == axis else 1 for place in range(len(owners))]
+                total = total + side[(owner,)].reshape(shape)
+        return np.broadcast_to(total, [self._deep(owner) for owner in owners])
+
+    def _ends(self, side: Mapping[Key, np.ndarray]) -> tuple[float, float]:
+        """The fewest and the most rows there can be."""
+        return sum(float(own.min()) for own in side.values()), sum(float(own.max()) for own in side.values())
 
     def _product(self, key: Key) -> np.ndarray:
         """Variables of a product of choices, one for every combination of levels."""

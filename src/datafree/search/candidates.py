@@ -11,11 +11,14 @@ from pathlib import Path
 from datafree.prune.prune import removed_of
 from datafree.search.allocate import Allocation, Levels, Meter, allocate
 from datafree.search.bench import Bench, Clock, Fitted, bundles
+from datafree.search.layer_points import Profiler
+from datafree.search.layer_times import ROUNDED, LayerTimes, measure
+from datafree.search.pace import Line, Pace
 from datafree.search.sensitivity import COARSE, losses_of_bits, losses_of_shares, paths_of
 from datafree.spec import Refusal
 
-WIDTHS = 8
-"""Where speed counts, widths that are multiples of this are tried too: runtimes compute so many channels at a time."""
+WIDTHS = (8,)
+"""Where speed counts and no table of layers tells which widths a runtime likes, multiples of these are tried too."""
 PROBES = (0.6, 0.3, 0.8)
 """Shares at which what a group costs is measured, the most telling first."""
 MEASURED = 48
@@ -58,17 +61,19 @@ class Limits:
 class Candidates:
     """For one bench; what was measured for one budget serves the next."""
 
-    def __init__(self, bench: Bench, clock: Clock, free: frozenset[str], ladder: Sequence[float]) -> None:
-        self.bench, self.clock, self.ladder = bench, clock, ladder
+    def __init__(
+        self, bench: Bench, clock: Clock, free: frozenset[str], ladder: Sequence[float], profiler: Profiler | None
+    ) -> None:
+        self.bench, self.clock, self.ladder, self.profiler = bench, clock, ladder, profiler
         self.uniform = "ratio" in free
         self.apart = {"ratio", "group_ratios"} <= free and bench.request.allocation == "uniform" and bool(bench.groups)
         self.multiples = "multiple" in free
         self.groups = [group.name for group in bench.groups]
         self.bundles = bundles(self.groups, MEASURED // 2)
         self._before: float | None = None
-        self._pace: tuple[float, float] | None = None
+        self._pace: Pace | None = None
         self._bits: dict[str, float] | None = None
-        self._shares: dict[str, tuple[float, ...]] | None = None
+        self._weighed: dict[str, dict[float, float]] | None = None
 
     @property
     def before(self) -> float:
@@ -91,9 +96,10 @@ class Candidates:
         if whole is not None and not whole[0].coarse:
             return self._measured([whole[0]])  # nothing need go: all else would lose more
         own = self.bench.request.multiple
-        asked = sorted({own, WIDTHS}) if timed and self.multiples else [own]
+        tried = ROUNDED if timed and isinstance(self.pace, LayerTimes) else WIDTHS
+        asked = sorted({own, *tried}) if timed and self.multiples else [own]
         found = [*self._allocated(limits, asked), *self._uniforms(limits, asked)]
-        return self._measured(found)
+        return self._measured([self._forecast(one) for one in found] if timed else found)
 
     @property
     def smallest(self) -> Fitted:
@@ -102,17 +108,38 @@ class Candidates:
         return self.bench.candidate(frozenset(self.bench.choices), ratio=ratio)
 
     def _allocated(self, limits: Limits, multiples: Sequence[int]) -> list[Fitted]:
-        if not self.apart or self.shares is None:
+        if not self.apart or self.weighed is None:
             return []
         found: dict[tuple[object, ...], Fitted] = {}
+        ladders = list(self._ladders(limits, multiples))
         for dear in DEARNESS if self.bench.choices else (1.0,):
-            for multiple in multiples:
-                plan = self._plan(self._levels(multiple), limits, dear)
+            for levels, multiple in ladders:
+                plan = self._plan(levels, limits, dear)
                 if plan is not None:
                     ratios = {name: share for name, share in plan.shares.items() if share}
                     one = self.bench.candidate(plan.coarse, ratio=0.0, group_ratios=ratios, multiple=multiple)
                     found.setdefault((tuple(ratios.items()), one.coarse, multiple), one)
         return list(found.values())[:FINALISTS]
+
+    def _ladders(self, limits: Limits, multiples: Sequence[int]) -> Iterator[tuple[dict[str, Levels], int]]:
+        """What groups may become. Where a table tells times: the widths that the machine likes, whatever they are
+        multiples of; where bytes or operations count too, also the shares as they are.
+        """
+        table, own = self.pace if limits.before is not None else None, self.bench.request.multiple
+        if not (self.multiples and isinstance(table, LayerTimes)):
+            for multiple in multiples:
+                yield self._levels(multiple), multiple
+            return
+        sizes = {group.name: group.size for group in self.bench.groups}
+        yield (
+            {
+                name: self._level(name, [1 - width / sizes[name] for width in kept], kept)
+                for name, kept in table.liked(self.bench.widths, self.ladder).items()
+            },
+            own,
+        )
+        if min(limits.size, limits.macs) < math.inf:
+            yield self._levels(own), own
 
     def _uniforms(self, limits: Limits, multiples: Sequence[int]) -> list[Fitted]:
         """The most promising uniform shares; those wider than the first that needs no 4 bits."""
@@ -134,7 +161,7 @@ class Candidates:
         bench = self.bench
         asked = dataclasses.replace(bench.request, ratio=ratio, multiple=multiple)
         kept = bench.kept(asked)
-        shares = self._shares or {}
+        shares = self._shares
         place = self.ladder.index(ratio) if ratio in self.ladder else None
         losses = {n: shares[n][place] if n in shares and place is not None else ratio for n in self.groups}
         levels = {n: Levels((ratio,), (kept[n],), (losses[n],)) for n in self.groups}
@@ -164,30 +191,22 @@ class Candidates:
         if limits.macs < math.inf:
             yield Meter(most=limits.macs * bench.macs, fixed=0.0, numbers=bench.widths.positions)
         if limits.before is not None:
-            start, pace = self.pace
-            numbers = {name: each * pace / bench.macs for name, each in bench.widths.positions.items()}
-            yield Meter(most=limits.milliseconds, fixed=start, numbers=numbers)
+            yield self.pace.meter(limits.milliseconds)
 
     @property
-    def pace(self) -> tuple[float, float]:
-        """Milliseconds of an integer file without operations, and those of all operations, from two that were timed."""
+    def pace(self) -> Pace:
+        """From a table of layers, where the runtime can be profiled in the time there is; else a straight line."""
         if self._pace is None:
-            whole = self.timed(self.bench.files / "plain.onnx")
-            self._pace = 0.0, whole
-            if self.uniform and (half := self._half()) is not None:
-                path, _ = self.bench.write(half, "half.onnx")
-                slope = (whole - self.timed(path)) / max(1 - half.macs, 1e-6)
-                slope = min(max(slope, 0.0), whole)
-                self._pace = whole - slope, slope
+            bench, plain = self.bench, self.bench.files / "plain.onnx"
+            if self.profiler is not None and self.uniform and bench.groups:
+                self._pace = measure(plain, self.timed(plain), bench.folded, bench.widths, self.ladder,
+                                     bench.request.multiple, self.profiler, bench.run)  # fmt: skip
+            if self._pace is None:
+                self._pace = Line.through(bench, self.timed, narrower=self.uniform)
         return self._pace
 
-    def _half(self) -> Fitted | None:
-        one = self.bench.candidate(frozenset(), ratio=0.5)
-        return one if one.macs < 0.99 else None
-
     def _forecast(self, one: Fitted) -> Fitted:
-        start, pace = self.pace
-        return dataclasses.replace(one, milliseconds=start + pace * one.macs)
+        return dataclasses.replace(one, milliseconds=self.pace.milliseconds(self.bench.shapes(one)))
 
     @property
     def bits(self) -> dict[str, float]:
@@ -200,9 +219,9 @@ class Candidates:
         return self._bits
 
     @property
-    def shares(self) -> dict[str, tuple[float, ...]] | None:
-        """What each share of the ladder costs each group; None where the time did not reach once round."""
-        if self._shares is None:
+    def weighed(self) -> dict[str, dict[float, float]] | None:
+        """What some shares cost each bundle of groups, by its first; None where the time did not reach once round."""
+        if self._weighed is None:
             found: dict[str, dict[float, float]] = {bundle[0]: {} for bundle in self.bundles}
             rounds = PROBES[: max(1, MEASURED // max(len(self.bundles), 1))]
             with self.bench.run.step("weigh groups of channels"):
@@ -216,10 +235,19 @@ class Candidates:
                 self.bench.run.log("stopped", step="weigh groups of channels", done=sum(map(len, found.values())),
                                    wanted=len(rounds) * len(self.bundles))  # fmt: skip
                 return None
-            told = losses_of_shares(found, self.ladder)
-            self._shares = {name: tuple(loss / len(bundle) for loss in told[bundle[0]])
-                            for bundle in self.bundles for name in bundle}  # fmt: skip
-        return self._shares
+            self._weighed = found
+        return self._weighed
+
+    @property
+    def _shares(self) -> dict[str, tuple[float, ...]]:
+        """What each share of the ladder costs each group, where that is known already."""
+        return {} if self._weighed is None else {name: self._losses(name, self.ladder) for name in self.groups}
+
+    def _losses(self, name: str, shares: Sequence[float]) -> tuple[float, ...]:
+        assert self._weighed is not None
+        bundle = next(bundle for bundle in self.bundles if name in bundle)
+        told = losses_of_shares({name: self._weighed[bundle[0]]}, shares)[name]
+        return tuple(loss / len(bundle) for loss in told)
 
     def _weigh(self, bundle: Sequence[str], probe: float, found: dict[float, float]) -> None:
         sizes = {group.name: group.size for group in self.bench.groups}
@@ -231,12 +259,15 @@ class Candidates:
         found[probe] = self.bench.answers.error(self.bench.made(self.bench.request, None, **alone))
 
     def _levels(self, multiple: int) -> dict[str, Levels]:
-        assert self.shares is not None
-        kept = {
-            group.name: tuple(group.size - removed_of(group.size, share, multiple) for share in self.ladder)
+        return {
+            group.name: self._level(
+                group.name, self.ladder, [group.size - removed_of(group.size, share, multiple) for share in self.ladder]
+            )
             for group in self.bench.groups
         }
-        return {name: Levels(tuple(self.ladder), kept[name], self.shares[name]) for name in self.groups}
+
+    def _level(self, name: str, shares: Sequence[float], kept: Sequence[int]) -> Levels:
+        return Levels(tuple(shares), tuple(kept), self._losses(name, shares))
 
     def _measured(self, found: Sequence[Fitted]) -> list[Fitted]:
         """The nearest first. Layers of a large network take long to round: what 4 bits cost is added as weighed."""

@@ -24,6 +24,7 @@ from datafree.recipes.request import Request
 from datafree.run import Run
 from datafree.search.bench import Bench, Clock, Fitted
 from datafree.search.candidates import Candidates, Limits
+from datafree.search.layer_points import Profiler
 from datafree.spec import Budget, Refusal
 
 LADDER = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -45,6 +46,7 @@ def fit(
     clock: Clock,
     free: frozenset[str],
     ladder: Sequence[float] = LADDER,
+    profiler: Profiler | None = None,
 ) -> Fitted:
     """The way found to keep the budget that is nearest to the original.
 
@@ -52,11 +54,13 @@ def fit(
     clock: how files are timed, asked only where the budget speaks of time
     free: what may be chosen, of `FREE`; shares of single groups only where `ratio` is free too
     ladder: shares of channels to try, rising
+    profiler: how layers are timed; without one times are forecast from operations alone
 
     Raises Refusal when nothing that may be chosen keeps the budget; it names the nearest that can be had.
     """
     with tempfile.TemporaryDirectory(prefix="datafree-") as scratch, run.step("fit the budget"), run.within(SHARE):
-        search = Search(teacher, request, run, Path(scratch), clock=clock, free=free, ladder=ladder)
+        search = Search(teacher, request, run, Path(scratch), clock=clock, free=free, ladder=ladder,
+                        profiler=profiler)  # fmt: skip
         found, limits = search.best(budget), search.limits(budget)
     run.log("fitted", **told(found), **_asked(limits), coarse=list(found.coarse))
     return found
@@ -73,10 +77,11 @@ class Search:
     clock: Clock
     free: frozenset[str]
     ladder: Sequence[float] = LADDER
+    profiler: Profiler | None = None
 
     def __post_init__(self) -> None:
         self.bench = Bench(self.teacher, self.request, self.run, self.files, "layer_bits" in self.free)
-        self.candidates = Candidates(self.bench, self.clock, self.free, self.ladder)
+        self.candidates = Candidates(self.bench, self.clock, self.free, self.ladder, self.profiler)
         self._original: int | None = None
 
     def original(self) -> int:
@@ -117,7 +122,8 @@ class Search:
         path, size = self.bench.write(one)
         timed = self.candidates.timed(path) if limits.before is not None else None
         made = dataclasses.replace(one, size=size, written=True, milliseconds=timed)
-        self.run.log("tried", **told(made), coarse=len(made.coarse), fits=limits.kept_by(made), forecast=one.size)
+        self.run.log("tried", **told(made), coarse=len(made.coarse), fits=limits.kept_by(made), forecast=one.size,
+                     forecast_milliseconds=one.milliseconds)  # fmt: skip
         return made
 
 

@@ -18,7 +18,7 @@ import onnx
 from datafree.graph import ModelGraph
 from datafree.search.widths import Shapes
 
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _ON_THE_WAY = ("DequantizeLinear", "Cast", "Sub", "Mul", "Transpose")
 """Operators between a stored weight and the layer that reads it."""
 _CODES = (".int8", ".int4")
@@ -86,17 +86,17 @@ def _read(model: onnx.ModelProto, graph: ModelGraph) -> list[_Stored]:
     stored: dict[str, _Stored] = {}
     taken: set[str] = set()
     for node in model.graph.node:
-        if node.op_type not in _LAYERS or len(node.input) < 2:
+        if node.op_type not in LAYERS or len(node.input) < 2:
             continue
-        nodes, names = _behind(node.input[1], makers, constants)
-        codes = next((name for name in names if _bare(name) in shapes or _bare(name) in norms), None)
+        nodes, names = behind(node.input[1], makers, constants)
+        codes = next((name for name in names if bare(name) in shapes or bare(name) in norms), None)
         if codes is None:
             continue
-        name = norms.get(_bare(codes), _bare(codes))
+        name = norms.get(bare(codes), bare(codes))
         one = stored.setdefault(name, _Stored(name, _BYTES.get(constants[codes].data_type, 4.0)))
         one.axis = 1 if kinds.get(name) == "conv_transpose" else 0
         if len(node.input) > 2:
-            more = _behind(node.input[2], makers, constants)
+            more = behind(node.input[2], makers, constants)
             nodes, names = [*nodes, *more[0]], [*names, *more[1]]
         channels = shapes[name][one.axis]
         for other in (other for other in names if other != codes and other not in taken):
@@ -110,7 +110,7 @@ def _read(model: onnx.ModelProto, graph: ModelGraph) -> list[_Stored]:
     return [*stored.values(), *(_Stored(name) for name in others)]
 
 
-def _behind(
+def behind(
     name: str, makers: Mapping[str, Any], constants: Mapping[str, Any]
 ) -> tuple[list[onnx.NodeProto], list[str]]:
     """The operators and constants that a value is made of; nothing where it depends on the input."""
@@ -119,13 +119,13 @@ def _behind(
     node = makers.get(name)
     if node is None or node.op_type not in _ON_THE_WAY:
         return [], []
-    parts = [_behind(one, makers, constants) for one in node.input if one]
+    parts = [behind(one, makers, constants) for one in node.input if one]
     if not all(names for _, names in parts):
         return [], []
     return [node, *(one for nodes, _ in parts for one in nodes)], [one for _, names in parts for one in names]
 
 
-def _bare(name: str) -> str:
+def bare(name: str) -> str:
     """The tensor's name from that of its codes."""
     return name[: -len(_CODES[0])] if name.endswith(_CODES) else name
 
