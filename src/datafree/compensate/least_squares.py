@@ -89,9 +89,7 @@ class LeastSquares:
             flat = reader.weight.transpose(1, 2).flatten(0, 1)  # [O taps, C]
             solved = solve_kept(flat, reader.channels, kept, self.ridge)
             weight = solved.unflatten(0, (-1, taps)).transpose(1, 2)  # [O, K, taps]
-            whole = torch.zeros_like(reader.weight)
-            whole[:, kept] = weight.float()
-            ratio = reader.variance(whole) / reader.variance(reader.weight).clamp(min=1e-20)
+            ratio = reader.variance(weight.float(), kept) / reader.own_variance.clamp(min=1e-20)
         if norm is None and self.variance and layer.kind == "conv":
             # Pre-activation and plain networks: with no BatchNorm behind the layer, its own rows are stretched.
             lost = (ratio > 0.1) & ((ratio - 1).abs() > 1e-5)  # a layer that lost nothing stays as it was, to the bit

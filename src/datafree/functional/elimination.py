@@ -30,7 +30,7 @@ def loaded_cholesky(gram: Tensor, ridge: float) -> Tensor:
     scale = gram.diagonal().mean().double().clamp(min=1e-12)
     ridge = max(ridge, 1e-12)
     while True:
-        whole = gram.double().clone()
+        whole = gram.to(torch.float64, copy=True)
         whole.diagonal().add_(ridge * scale)
         factor, failed = torch.linalg.cholesky_ex(whole)
         if not bool(failed):

@@ -46,12 +46,13 @@ def fold_batchnorm(graph: ModelGraph) -> ModelGraph:
     """
     graph = graph.copy()
     nodes = graph.nodes
-    weights = [layer.weight for layer in graph.layers]
+    layers = {layer.node: layer for layer in graph.layers}
+    weights = [layer.weight for layer in layers.values()]
     for norm in graph.batchnorms:
         node, source = nodes[norm.node], nodes[norm.input]
         if kind(source) not in LAYERS or len(source.users) != 1:
             continue
-        layer = next((layer for layer in graph.layers if layer.node == source.name), None)
+        layer = layers.get(source.name)
         if layer is None or weights.count(layer.weight) > 1:  # a shared weight can hold no BatchNorm
             continue
         quantizer = _quantizer(graph, source)

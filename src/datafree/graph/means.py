@@ -105,7 +105,7 @@ class _Propagation:
             return told_input(self.graph)
         if what == "parameter":
             tensor = self.graph.tensor(str(node.target))
-            return tensor.double() if tensor.is_floating_point() else None
+            return tensor if tensor.is_floating_point() else None  # most are weights, and never read as values
         if node.op not in ("call_function", "call_module"):
             return None
         arguments: Any = bind(node)

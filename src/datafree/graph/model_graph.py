@@ -82,9 +82,13 @@ class ModelGraph:
 
     def copy(self) -> ModelGraph:
         """A graph that shares nothing with this one."""
+        # Empty containers are most of what `deepcopy` would spend its time on: a dozen empty dicts of hooks in each.
+        memo: dict[int, Any] = {}
+        for child in self.module.children():
+            _copy_container(child, memo)
         return ModelGraph(
-            module=copy.deepcopy(self.module), inputs=self.inputs, kept=dict(self.kept), anchors=dict(self.anchors),
-            notes=self.notes,
+            module=copy.deepcopy(self.module, memo), inputs=self.inputs, kept=dict(self.kept),
+            anchors=dict(self.anchors), notes=self.notes,
         )  # fmt: skip
 
     def to(self, device: str) -> ModelGraph:
@@ -224,6 +228,31 @@ class _Observer(fx.Interpreter):
 
 class _AllSeen(Exception):
     pass
+
+
+def _copy_container(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """What `copy.deepcopy` makes of a module; quick for a plain container of tensors and modules, without hooks."""
+    if id(module) in memo:
+        found: nn.Module = memo[id(module)]
+        return found
+    if type(module) is not nn.Module or module.__dict__.keys() != _EMPTY.keys() or _hooked(module):
+        return copy.deepcopy(module, memo)
+    made = memo[id(module)] = nn.Module()
+    made.training = module.training
+    made._parameters = {name: copy.deepcopy(tensor, memo) for name, tensor in module._parameters.items()}
+    made._buffers = {name: copy.deepcopy(tensor, memo) for name, tensor in module._buffers.items()}
+    made._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
+    for name, child in module._modules.items():
+        made._modules[name] = None if child is None else _copy_container(child, memo)
+    return made
+
+
+_EMPTY = dict(nn.Module().__dict__)
+"""What a container holds that nothing was put into."""
+
+
+def _hooked(module: nn.Module) -> bool:
+    return any(module.__dict__[name] for name in _EMPTY if name.endswith("hooks"))
 
 
 def path_of(node: fx.Node) -> str:

@@ -46,7 +46,7 @@ class Reader:
         Borders are part of that variance while this is cheap; on the maps of wide layers' networks they hardly matter.
         """
         narrow = self.columns <= BORDERS
-        variance = self.variance(self.weight) if narrow else self.fields.outputs[self.layer.node]
+        variance = self.own_variance if narrow else self.fields.outputs[self.layer.node]
         if self.gain is None:
             return torch.ones_like(variance) / variance.mean().clamp(min=1e-12)
         return self.gain / variance.clamp(min=1e-12)
@@ -107,10 +107,21 @@ class Reader:
             self.factors[ridge] = inverse_of(self.channels, ridge)
         return self.factors[ridge]
 
-    def variance(self, weight: Tensor) -> Tensor:
-        """Output variance [O] of another weight [O, C, taps] under the separable covariance."""
-        flat = weight.transpose(1, 2)  # [O, taps, C]
-        return ((flat @ self.channels) * (self.tapwise @ flat)).sum((1, 2))
+    @cached_property
+    def own_variance(self) -> Tensor:
+        """`variance` of the layer's weight as it is."""
+        return self.variance(self.weight)
+
+    def variance(self, weight: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Output variance [O] of another weight [O, C, taps] under the separable covariance.
+
+        kept: [C'], the channels that the weight [O, C', taps] reads; all when None
+        """
+        channels = self.channels if kept is None else self.channels[kept][:, kept]
+        flat = weight.transpose(1, 2).contiguous()  # [O, taps, C]
+        # One tall product: a batch of small ones would repeat the covariance for each of them.
+        read = (flat.flatten(0, 1) @ channels).reshape(flat.shape)
+        return (read * (self.tapwise @ flat)).sum((1, 2))
 
 
 @dataclass(frozen=True)

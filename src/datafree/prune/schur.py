@@ -71,7 +71,7 @@ class Schur:
             else:
                 index = part.index[:, 0]
                 precision = reader.precision(self.ridge)[index][:, index]
-                energy = float((reader.importance * reader.variance(reader.weight)).sum())
+                energy = float((reader.importance * reader.own_variance).sum())
                 readers.append(SharedElimination(precision, reader.coupling(index), energy))
         shares = elimination_losses(readers, group.size, self.depth)
         energy = sum(reader.energy for reader in readers)
@@ -97,9 +97,7 @@ def _landing(graph: ModelGraph, fields: Fields, reader: Reader) -> float:
     """
     behind = [user for first in graph.nodes[reader.layer.node].users for user in (first, *first.users)]
     stream = next((user.name for user in behind if user.name in fields.sums), None)
-    return float(
-        fields.sums[stream].var.sum() if stream else (reader.importance * reader.variance(reader.weight)).sum()
-    )
+    return float(fields.sums[stream].var.sum() if stream else (reader.importance * reader.own_variance).sum())
 
 
 def _parameters(graph: ModelGraph, group: ChannelGroup) -> float:

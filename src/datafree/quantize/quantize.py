@@ -180,9 +180,10 @@ def _activations(
     run: Run,
     seen: _Seen,
 ) -> None:
-    nodes, floats = graph.nodes, {layer.node for layer in graph.layers if layer.path in keep}
+    nodes, layers = graph.nodes, graph.layers
+    floats = {layer.node for layer in layers if layer.path in keep}
     placed: set[str] = set()
-    last = graph.layers[-1].node if graph.layers else ""
+    last = layers[-1].node if layers else ""
     for site in activation_sites(student, target):
         users = tuple(user for user in site.users if user not in floats)
         if not users or (site.shares is not None and site.shares not in placed):
@@ -205,7 +206,7 @@ def _activations(
         elif answer:
             grid = MinMax().estimate(marginal.values[None], scheme)  # the largest score is the answer: none is clipped
         else:
-            grid = ranges.estimate(marginal, scheme, _importance(graph, node, len(marginal.mean)))
+            grid = ranges.estimate(marginal, scheme, _importance(graph, layers, node, len(marginal.mean)))
         insert_activation_quantizer(student, Site(site.node, users), Quantizer(grid))
         placed.add(site.node)
 
@@ -244,13 +245,13 @@ def _readers(node: fx.Node) -> set[str]:
     return found
 
 
-def _importance(graph: ModelGraph, node: fx.Node, channels: int) -> Tensor | None:
+def _importance(graph: ModelGraph, layers: Sequence[Layer], node: fx.Node, channels: int) -> Tensor | None:
     """Energy [C] with which the layers behind a value read each of its channels; None when none reads it channel by
     channel.
     """
-    total = torch.zeros(channels)
-    for layer in graph.layers:
-        if layer.node in {user.name for user in node.users} and layer.groups == 1 and layer.kind != "conv_transpose":
+    total, users = torch.zeros(channels), {user.name for user in node.users}
+    for layer in layers:
+        if layer.node in users and layer.groups == 1 and layer.kind != "conv_transpose":
             weight = graph.tensor(layer.weight)
             if weight.shape[1] == channels:
                 energy = weight.transpose(0, 1).flatten(1).square().sum(1)

@@ -59,9 +59,9 @@ class ClosedForm(Request):
                             group_ratios=self.group_ratios)  # fmt: skip
             with run.step("compensate"):
                 student = self.compensator.compensate(student, teacher, run)
-        folded = fold_batchnorm(student)
+        student = folded = fold_batchnorm(student)  # one name for both: what is not read any more is freed
         if self.equalization is not None and self.activations is not None:
-            folded = self.equalization.compensate(folded, folded, run)
+            student = folded = self.equalization.compensate(folded, folded, run)
         # While streams stay whole the student's sums are the teacher's: one walk through the network is enough.
         sums = fields_of(teacher).sums if self.scope == "inner" else None
         with run.step("quantize"):
@@ -72,4 +72,6 @@ class ClosedForm(Request):
         if self.correction is None:
             return round_biases(student)
         with run.step("correct biases"):
-            return round_biases(self.correction.compensate(student, folded, run))
+            student = self.correction.compensate(student, folded, run)
+            del folded
+            return round_biases(student)
