@@ -46,7 +46,7 @@ from datafree.spec import TARGETS, Refusal
 
 RESULTS = Path(__file__).parent / "results" / "random_networks.csv"
 HEAD = ["first", "networks", "files", "served", "refused", "wrong", "refusals", "wrongs", "kept", "seconds"]
-HERE = sorted(name for name, target in TARGETS.items() if target.runtime not in ("openvino", "executorch"))
+HERE = sorted(name for name, target in TARGETS.items() if target.runtime not in ("openvino", "executorch", "inductor"))
 """Targets whose files ONNX Runtime computes."""
 EXACT = 1e-9
 """Of the largest answer, in float64: rounding of sums in another order, through at most some thirty layers."""

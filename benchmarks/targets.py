@@ -4,10 +4,12 @@
 and targets it measures in `benchmarks/results/targets.csv`, and writes the table of `docs/targets.md` anew. Run it on a
 machine that does nothing else; targets whose runtime is not installed are left out, and it says so.
 
-Weights and activations of 8 bits (7 in 8 where the target says so), nearest rounding, ranges from BatchNorm. Networks
-of torchvision have random weights: size, speed and agreement do not ask what was learned.
+Weights and activations of 8 bits (7 in 8 where the target says so), nearest rounding, ranges from BatchNorm, biases on
+their accumulators' steps, as every recipe leaves them. Networks of torchvision have random weights: size, speed and
+agreement do not ask what was learned.
 
 runtime: who computed; rules of NAME: nobody could, the file was held to them
+fp32_bytes, bytes: of the files the runtime reads: ONNX, `.pte` for ExecuTorch, `.pt2` for Inductor
 fp32_ms, ms, speedup: medians of one input, called in turns for `seconds`, and the first over the second
 steps: greatest difference of the runtime, fully optimised, from the graph, in steps of the last scale; median of 16
     drawn inputs; agreement: percent of them with the same class
@@ -31,10 +33,12 @@ from benchmarks.manifest import load
 from benchmarks.provenance import COLUMNS as SOURCE
 from benchmarks.provenance import provenance
 from datafree.evaluate.latency import measure_latency
-from datafree.export import export_onnx, parity
+from datafree.export import conformance, export_onnx, export_pt2, parity
 from datafree.export.executorch_file import executorch_is_here, export_pte, open_pte
+from datafree.export.overflow import sums_overflow
 from datafree.export.runtimes import opener, refuse_missing_runtime, runs_here
 from datafree.graph import ModelGraph, fold_batchnorm
+from datafree.graph.biases import round_biases
 from datafree.graph.doors import open_model
 from datafree.quantize import MinMax, Nearest, quantize
 from datafree.run import Run, write_atomic
@@ -81,10 +85,21 @@ def measure(name: str, graph: ModelGraph, target: Target, seconds: float, thread
     """One row. Raises Refusal where the runtime is not there."""
     begun = time.perf_counter()
     refuse_missing_runtime(target)
-    student = quantize(graph, target=target, run=Run(), rounding=Nearest(ranges=MinMax()))
+    own = target.runtime in ("openvino", "executorch", "inductor")
+    if not own and target.weights.bits > 7 and sums_overflow():
+        raise Refusal(
+            f"{target.name} cannot be measured here",
+            why="this processor adds 8-bit products wrongly in ONNX Runtime, which computes these files",
+            remedy="measure it on a processor with VNNI",
+        )
+    student = round_biases(quantize(graph, target=target, run=Run(), rounding=Nearest(ranges=MinMax())))
     with tempfile.TemporaryDirectory() as scratch:
         paths = {kind: Path(scratch) / f"{kind}.onnx" for kind in ("fp32", "int8")}
         told = {kind: export_onnx(each, paths[kind], target) for kind, each in (("fp32", graph), ("int8", student))}
+        if target.runtime == "inductor":  # before `parity`, which runs this file
+            for kind, each in (("fp32", graph), ("int8", student)):
+                told[kind] = export_pt2(each, paths[kind].with_suffix(".pt2"))
+            told["int8"]["fusion"] = conformance(paths["int8"].with_suffix(".pt2"), target)
         found = parity(student, paths["int8"], target=target)
         opened = opener(target)
         if target.runtime == "executorch":
@@ -93,7 +108,7 @@ def measure(name: str, graph: ModelGraph, target: Target, seconds: float, thread
             found = told["int8"]
             opened = _pte_beside
         timed: dict[str, Any] = {}
-        if runs_here(target) or target.runtime == "executorch":
+        if runs_here(target) or target.runtime in ("executorch", "inductor"):
             timed = measure_latency(paths, seconds=seconds, threads=threads, opener=opened)
     slow, fast = (timed[kind]["median_ms"] if timed else None for kind in ("fp32", "int8"))
     fusion = told["int8"]["fusion"]

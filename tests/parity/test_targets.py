@@ -251,6 +251,22 @@ def test_openvino_computes_the_same_file_in_integers(written):
     assert told["optimised_steps"] < 4
 
 
+def test_openvino_computes_its_own_file_as_the_graph_does(written):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    found = conformance(written("openvino"), TARGETS["openvino"])
+    assert found["fused"], found["float_layers"]
+    told = parity(student("openvino"), written("openvino"), target=TARGETS["openvino"], count=8)
+    assert told["optimised_steps"] <= told["graph_steps"] + 0.5
+
+
+def test_openvino_s_adds_follow_their_convolutions_unrounded():
+    graph = student("openvino")
+    adds = [node for node in graph.module.graph.nodes if node.target is torch.ops.aten.add.Tensor]
+    assert adds
+    for add in adds:
+        assert sum(node.op == "call_module" for node in add.all_input_nodes) == 1
+
+
 def test_a_runtime_that_is_not_there_is_refused(monkeypatch, written):
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     with pytest.raises(Refusal, match=r"not installed.*datafree\[openvino\]"):

@@ -82,6 +82,7 @@ class Result:
 def _save(result: Result, folder: Path) -> None:
     """Everything a run's folder holds beside its settings and ledger, in the order a user needs it."""
     from datafree.export import (  # slow to import; only saving needs it
+        conformance,
         export_onnx,
         export_pt2,
         export_sparse,
@@ -107,6 +108,11 @@ def _save(result: Result, folder: Path) -> None:
     if target.runtime == "executorch":
         with run.step("write student.pte"):
             _write_pte(result, folder)
+    if target.runtime == "inductor":
+        with run.step("compile student.pt2"):
+            run.log(
+                "conformance", file="student.pt2", target=target.name, **conformance(folder / "student.pt2", target)
+            )
     with run.step("check student.onnx against the graph"):
         parity(result.student, student, run, target=target)
     speedup = None

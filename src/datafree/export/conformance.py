@@ -2,7 +2,8 @@
 
 One question, asked of each runtime in its own way: ONNX Runtime and OpenVINO are shown the file and tell what they made
 of it; TensorRT and QNN, which need their own hardware, are known by the rules they document (`qdq_rules`), and the file
-is held to these. ExecuTorch tells when `export_pte` makes its file; the ONNX file beside that is ONNX Runtime's.
+is held to these. ExecuTorch tells when `export_pte` makes its file, and Inductor is shown `student.pt2`; the ONNX files
+beside those are ONNX Runtime's.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from datafree.export import onnxruntime_graph, openvino_graph, qdq_rules
+from datafree.export import inductor_graph, onnxruntime_graph, openvino_graph, qdq_rules
 from datafree.spec import Target
 from datafree.spec.target import ONNXRUNTIME
 
@@ -19,6 +20,7 @@ _ASKED: dict[str, Callable[[Path, Target], dict[str, Any]]] = {
     "onnxruntime": onnxruntime_graph.ask,
     "openvino": openvino_graph.ask,
     "executorch": onnxruntime_graph.ask,
+    "inductor": onnxruntime_graph.ask,
     "tensorrt": qdq_rules.ask,
     "qnn": qdq_rules.ask,
 }
@@ -36,4 +38,7 @@ def conformance(path: str | Path, target: Target = ONNXRUNTIME) -> dict[str, Any
 
     Raises Refusal where the runtime is not installed, or does not open the file.
     """
-    return _ASKED[target.runtime](Path(path), target)
+    path = Path(path)
+    if target.runtime == "inductor" and path.suffix == ".pt2":
+        return inductor_graph.ask(path, target)
+    return _ASKED[target.runtime](path, target)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from datafree.export import openvino_graph
+from datafree.export import inductor_graph, openvino_graph
 from datafree.spec import Refusal, Target
 
 Call = Callable[[np.ndarray], np.ndarray]
@@ -24,18 +24,22 @@ def refuse_missing_runtime(target: Target) -> None:
             raise Refusal(
                 f"the target {target.name} cannot be served",
                 why="its files are checked and timed in OpenVINO, which is not installed",
-                remedy=refusal.remedy + ", or use --target onnxruntime: OpenVINO reads the same file",
+                remedy=refusal.remedy + ", or use --target onnxruntime, whose files OpenVINO reads too",
             ) from refusal
+    if target.runtime == "inductor":
+        inductor_graph.refuse_missing_compiler()
 
 
 def runs_here(target: Target) -> bool:
-    """Whether a target's files can be timed on this machine; TensorRT's and QNN's need hardware of their own."""
+    """Whether a target's ONNX files can be timed on this machine; TensorRT's and QNN's need hardware of their own,
+    ExecuTorch and Inductor read other files.
+    """
     return target.runtime in ("onnxruntime", "openvino")
 
 
 def opener(target: Target) -> Callable[[Path, int, int], tuple[str, Call]] | None:
     """How `measure_latency` opens a target's files; None where ONNX Runtime, its own choice, is right."""
-    return _openvino if target.runtime == "openvino" else None
+    return {"openvino": _openvino, "inductor": inductor_graph.opened}.get(target.runtime)
 
 
 def _openvino(path: Path, batch: int, threads: int) -> tuple[str, Call]:

@@ -76,9 +76,15 @@ does.
 """
 
 OPENVINO = replace(
-    ONNXRUNTIME, name="openvino", about="OpenVINO on CPUs with VNNI or AMX, reading the ONNX file", runtime="openvino"
+    ONNXRUNTIME,
+    name="openvino",
+    about="OpenVINO on CPUs with VNNI or AMX, reading an ONNX file whose adds follow their convolutions in one kernel",
+    runtime="openvino",
+    joined=frozenset({"add"}),
 )
-"""OpenVINO reads the same pairs, and fuses adds and ReLUs into the convolutions before them."""
+"""OpenVINO adds a shortcut inside the convolution before it, and rounds once, after the addition. A pair between the
+two would be skipped, not computed, and up to half of the codes behind would differ from the graph's; so there is none.
+"""
 
 TENSORRT = Target(
     name="tensorrt",
@@ -128,6 +134,19 @@ EXECUTORCH = replace(
 )
 """XNNPACK has integer layers that read and write int8; a last layer that writes floats would not be one."""
 
+INDUCTOR = replace(
+    ONNXRUNTIME_AVX2,
+    name="inductor",
+    about="torch.compile on x86, compiling student.pt2: integer kernels of oneDNN, 7-bit weights",
+    runtime="inductor",
+    quantized=ONNXRUNTIME.quantized - {"sigmoid", "matmul"},
+    outputs=ONNXRUNTIME.outputs - {"sigmoid", "matmul"},
+)
+"""Inductor makes one float loop of what stands between two integer layers, whatever it is: a tensor is quantized where
+it goes through memory, and a sigmoid or a product of two activations, which have no integer kernel, gain nothing. The
+7 bits are for processors without VNNI, where oneDNN's sums overflow as ONNX Runtime's do.
+"""
+
 LAYER_INPUTS = Target(
     name="layer_inputs",
     about="the papers' protocol: asymmetric weights, inputs of layers quantized, adds in float",
@@ -138,7 +157,8 @@ LAYER_INPUTS = Target(
 """The papers' protocol: asymmetric per-channel weights, a quantizer on the input of every layer, adds in float."""
 
 TARGETS = {
-    target.name: target for target in (ONNXRUNTIME, ONNXRUNTIME_AVX2, OPENVINO, EXECUTORCH, TENSORRT, QNN, LAYER_INPUTS)
+    target.name: target
+    for target in (ONNXRUNTIME, ONNXRUNTIME_AVX2, OPENVINO, EXECUTORCH, INDUCTOR, TENSORRT, QNN, LAYER_INPUTS)
 }
 AUTO = "auto"
 """Stands for `onnxruntime` or `onnxruntime_avx2`, whichever the processor at hand wants."""
