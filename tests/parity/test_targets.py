@@ -15,7 +15,7 @@ from tests.parity.observed_ranges import quantize_observed
 from tests.zoo import ZOO
 
 from datafree.api.job import settle_target
-from datafree.export import conformance, export_onnx, overflow, parity
+from datafree.export import conformance, export_onnx, overflow, parity, runtimes
 from datafree.export.decomposed import decomposed
 from datafree.export.runtimes import refuse_missing_runtime
 from datafree.graph import ModelGraph, quantizers
@@ -232,6 +232,17 @@ def test_auto_is_what_the_processor_adds_exactly(overflows, target, monkeypatch)
     assert settle_target(ClosedForm(target="onnxruntime"), run).target == "onnxruntime"
     with pytest.raises(Refusal, match="did you mean 'openvino'"):
         settle_target(ClosedForm(target="openvin"), run)
+
+
+@pytest.mark.parametrize(("overflows", "weights", "notes"), [(True, 8, 1), (True, 7, 0), (False, 8, 0)])
+def test_openvino_warns_where_its_sums_overflow(overflows, weights, notes, monkeypatch):
+    monkeypatch.setattr(overflow, "sums_overflow", lambda: overflows)
+    monkeypatch.setattr(runtimes, "refuse_missing_runtime", lambda target: None)
+    run = Run()
+    assert settle_target(ClosedForm(target="openvino", weights=weights), run).target == "openvino"
+    told = [entry["text"] for entry in run.ledger.entries if entry["event"] == "note"]
+    assert len(told) == notes
+    assert all("--weights 7" in text for text in told)
 
 
 def test_the_processor_is_asked_in_the_runtime():
