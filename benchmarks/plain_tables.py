@@ -101,9 +101,8 @@ that keeps them; top-1 of the int8 file in ONNX Runtime.""",
         about="""\
 `python -m benchmarks.memory`. The most that the process itself held beyond what it began with. `best` holds up to three
 sets of values between two blocks in memory while each is below 256 MB, and in files above: 0.8 GB are its bound, beside
-the networks and one batch. `synthesize` and `evaluate` hold no more than one batch at a time, yet grow: the system's
-allocator keeps what was freed. Given back after every seventh batch (`malloc_trim`), a synthesis of 960 images grew by
-2.3 MB in all, a fifth of what its images take.""",
+the networks and one batch. `synthesize` and `evaluate` hold no more than one batch at a time, yet grow: of `synthesize`
+it is mostly what was freed and the system's allocator keeps; why `evaluate` grows was not looked into.""",
         columns=("network", "job", "images", "each_kb", "anonymous_mb", "resident_mb"),
     ),
     "sweep": Plain(

@@ -9,8 +9,10 @@ import torch
 from tests.parity.observed_ranges import quantize_observed, random_inputs
 from tests.zoo import ZOO
 
+from datafree.api import compression
 from datafree.export import conformance, export_onnx
 from datafree.graph import ModelGraph, quantizers
+from datafree.recipes.closed_form import ClosedForm
 from datafree.run import Run
 from datafree.search.pays import ALL, groups, leave_float, leave_what_does_not_pay
 from datafree.spec.target import ONNXRUNTIME
@@ -75,3 +77,12 @@ def test_what_saves_too_little_stays():
     made = leave_what_does_not_pay(student, teacher, ONNXRUNTIME, run, clock({"as it was": 1.0, "first layer": 0.98}))
     assert made is student
     assert [entry["chosen"] for entry in run.ledger.entries if entry["event"] == "pays"] == [None]
+
+
+def test_what_8_bits_broke_is_not_called_slow(monkeypatch):
+    teacher, student = network("depthwise")
+    run = Run()
+    run.log("left_float", group="relu_1", operators=2, why="8 bits break it")
+    monkeypatch.setattr(compression, "clock_of", lambda target: clock({"as it was": 1.0}))
+    assert compression._paying(ClosedForm(), student, teacher, run) is student
+    assert run.ledger.entries[-1]["text"].startswith("Nothing is faster in float")

@@ -279,7 +279,8 @@ def _paying(recipe: Any, student: ModelGraph, teacher: ModelGraph, run: Run) -> 
             remedy="leave --pays out",
         )
     made = leave_what_does_not_pay(student, teacher, target, run, clock_of(target))
-    left = [entry["group"] for entry in run.ledger.entries if entry["event"] == "left_float"]
+    (chosen,) = [entry["chosen"] for entry in run.ledger.entries if entry["event"] == "pays"]
+    left = [] if chosen is None else chosen.split(" + ")
     found = f"Left in float, because integers are slower on this machine: {', '.join(left)}." if left else ""
     run.log("note", text=found or "Nothing is faster in float on this machine, so nothing was left in it.")
     return made

@@ -25,7 +25,7 @@ from datafree.spec import Target
 
 BROKEN = 0.05
 """Squared error of the answers, as a share of their energy: about where the forecast's law expects a point of top-1 to
-be lost (0.03 is the most that 8 bits cost the sound networks it was tried on, and most lose less than 0.007).
+be lost. Of seven sound real networks at 8 bits the error was 0.0002 to 0.0067, so none comes near it.
 """
 SHARE = 0.25
 """Of all values, how many may be left in float: beyond that it is no longer an 8-bit network."""
