@@ -123,6 +123,9 @@ def record(folder, layers=5):
     return run
 
 
+THINNED = {"parameters_before": 144, "parameters": 100}
+
+
 def noisy(folder, **layer):
     """A run of ten layers whose fifth loses most: `layer` are its fields."""
     run = Run(folder=folder)
@@ -136,8 +139,9 @@ def noisy(folder, **layer):
 @pytest.mark.parametrize(
     ("layer", "flag"),
     [
-        ({"bits": 4, "kept": 0.5}, "--set 'layer_bits={\"conv4\": 8}'"),
-        ({"kept": 0.5}, "--recipe best --minutes 20"),
+        ({"bits": 4, "kept": 0.5, **THINNED}, "--set 'layer_bits={\"conv4\": 8}'"),
+        ({"kept": 0.5, **THINNED}, "--recipe best --minutes 20"),
+        ({"bits": 7, **THINNED}, "--recipe best --minutes 20"),  # what it reads lost channels
         ({}, "--set 'keep_float=[\"conv4\"]'"),
         ({"bits": 32, "activation_bits": 32}, ""),
     ],

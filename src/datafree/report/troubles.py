@@ -20,6 +20,8 @@ _TIMES = 3.0
 """so many times as much as the mean of all layers."""
 _QUIET = 1e-3
 """Noise that nobody needs to look for: 30 dB."""
+_FINE = 7
+"""Bits of weights beyond which rounding is not what hurts; some targets have no 8."""
 
 
 def added_noise(layers: Sequence[Entry]) -> list[float | None]:
@@ -68,10 +70,10 @@ def _named(row: Entry, findings: Sequence[Entry]) -> dict[str, str] | None:
 
 def _remedy(row: Entry) -> dict[str, str]:
     """What gives a layer back what it lost, from the cheapest."""
-    path, bits, kept = row.get("path") or "", row.get("bits") or 32, row.get("kept")
-    if bits < 8:
+    path, bits = row.get("path") or "", row.get("bits") or 32
+    if bits < _FINE:
         return {"remedy": "give its weights 8 bits", "flag": f"--set 'layer_bits={json.dumps({path: 8})}'"}
-    if kept is not None and kept < 1:
+    if row.get("parameters", 0) < row.get("parameters_before", 0):  # it lost channels, or what it reads did
         return {
             "remedy": "prune less, or let it learn on synthetic images what pruning took",
             "flag": "--recipe best --minutes 20",
