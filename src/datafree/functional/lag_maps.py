@@ -41,10 +41,11 @@ def _convolve_separable(s: Lags, weight: Tensor, offsets: Offsets) -> tuple[Lags
         return _maybe_full(zero, s.rho), _maybe_full(cross, s.rho)
     between = _between(s.rho, offsets)
     zero = (between @ left).view(out, -1) @ rows.view(out, -1).T
-    traces = left.transpose(0, 1).reshape(count, -1) @ rows.transpose(0, 1).reshape(count, -1).T  # [u, v]
+    left = left.transpose(0, 1).reshape(count, -1)
+    traces = left @ rows.transpose(0, 1).reshape(count, -1).T  # [u, v]
     near = torch.stack([s.rho[uy % s.period, ux % s.period] for uy, ux in offsets])
-    cross = (near @ left.transpose(0, 1).reshape(count, -1)).view(out, channels)
-    shares = left.transpose(0, 1).reshape(count, -1) @ cross.flatten()
+    cross = (near @ left).view(out, channels)
+    shares = left @ cross.flatten()
     profile = normalised(_mix([(share, _rolled(s.rho, offset)) for share, offset in zip(shares, offsets)]), s.rho)
     return _maybe_full(zero, _profile(s.rho, traces, offsets)), Lags(cross, profile)
 

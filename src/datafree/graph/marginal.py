@@ -20,6 +20,9 @@ GRID = torch.linspace(-6.5, 6.5, 131, dtype=torch.float64)
 
 WEIGHTS = density(GRID) / density(GRID).sum()
 
+_NODES = torch.linspace(-5.0, 5.0, 25, dtype=torch.float64)
+_AT_ONCE = 128
+
 
 @dataclass(frozen=True)
 class Marginal:
@@ -174,25 +177,32 @@ def summed(left: Marginal, right: Marginal, correlation: Tensor, var: Tensor) ->
     on a coarse grid of independent normals, sorted, and the quantiles of the sum taken; mean and variance are then
     set to what is known of them.
     """
-    nodes = torch.linspace(-5.0, 5.0, 25, dtype=torch.float64)
-    first, second = (z.flatten() for z in torch.meshgrid(nodes, nodes, indexing="ij"))
+    r, var = correlation.double().clamp(-0.95, 0.95), var.double()
+    rows = [  # small enough for the processor's cache: many passes go over each
+        _summed(*part)
+        for part in zip(*(value.split(_AT_ONCE) for value in (left.values, right.values, r, var)), strict=True)
+    ]
+    centre = left.mean + right.mean
+    return Marginal(centre[:, None] + torch.cat(rows), centre, var, left.axis)
+
+
+def _summed(left: Tensor, right: Tensor, r: Tensor, var: Tensor) -> Tensor:
+    """Quantiles of the sum less its mean, on GRID. left, right: values on GRID [C, Q]; r, var: [C]"""
+    count = len(_NODES)
+    first, second = _NODES[:, None], _NODES[None, :]
+    coupled = r[:, None, None] * first + (1 - r * r).sqrt()[:, None, None] * second
+    values = interpolate(left, _NODES)[:, :, None] + interpolate(right, coupled.flatten(1)).reshape(-1, count, count)
+    values, order = values.flatten(1).sort(1)
     weight = density(first) * density(second)
-    weight = weight / weight.sum()
-    r = correlation.double().clamp(-0.95, 0.95)[:, None]
-    values = interpolate(left.values, first.expand(len(r), -1))
-    values = values + interpolate(right.values, r * first + (1 - r * r).sqrt() * second)
-    values, order = values.sort(1)
-    level = weight[order].cumsum(1) - 0.5 * weight[order]
+    weight = (weight / weight.sum()).flatten()[order]
+    level = weight.cumsum(1) - 0.5 * weight
     wanted = distribution(GRID).expand(len(r), -1).contiguous()
-    after = torch.searchsorted(level, wanted).clamp(1, len(first) - 1)
+    after = torch.searchsorted(level, wanted).clamp(1, count**2 - 1)
     low, high = level.gather(1, after - 1), level.gather(1, after)
     share = ((wanted - low) / (high - low).clamp(min=1e-30)).clamp(0, 1)
     quantiles = values.gather(1, after - 1) * (1 - share) + values.gather(1, after) * share
-    mean = quantiles @ WEIGHTS
-    spread = (((quantiles - mean[:, None]) ** 2) @ WEIGHTS).clamp(min=1e-24)
-    centre = left.mean + right.mean
-    stretched = centre[:, None] + (quantiles - mean[:, None]) * (var.double() / spread).sqrt()[:, None]
-    return Marginal(stretched, centre, var.double(), left.axis)
+    around = quantiles - (quantiles @ WEIGHTS)[:, None]
+    return around * (var / (around.square() @ WEIGHTS).clamp(min=1e-24)).sqrt()[:, None]
 
 
 def interpolate(values: Tensor, position: Tensor) -> Tensor:
