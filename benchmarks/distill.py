@@ -4,8 +4,9 @@
     python -m benchmarks.distill --networks digits --cases 'half*' --seeds 0 1 2
     python -m benchmarks.distill --list                           # the cases, and what each is read beside
 
-Writes `benchmarks/results/distill.csv`. `digits` is the bundled network, judged on its held-out 500; the pair of
-CIFAR-10 networks comes from `benchmarks.manifest` and is judged on all 10,000 test images. Schedules are short
+Writes `benchmarks/results/distill.csv`. `digits` is the bundled network, judged on its held-out 500; the
+CIFAR-10 networks come from `benchmarks.manifest` and are judged on all 10,000 test images: a pair, and a network whose
+student is itself with 2-bit weights and 4-bit activations. Schedules are short
 (`benchmarks.distill_cases`): rows compare features with each other, not with papers. No method sees an image of any
 data set (strictness L0), and the last state of a game is measured, never the best on a test set. `kl` and `agreement`
 are to the teacher, on synthetic images that nothing learned from. CPU seconds of one thread.
@@ -28,7 +29,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.distill_cases import CASES, DIGITS, PAIR, SCHEDULES, Case
+from benchmarks.distill_cases import BITS, CASES, DIGITS, SCHEDULES, Case
 from benchmarks.manifest import REPOSITORY, load
 from benchmarks.provenance import provenance
 from datafree.bundled import test_set_path
@@ -65,7 +66,7 @@ def teacher_of(network: str) -> tuple[ModelGraph, Dataset]:
 
 def student_of(network: str, start: str, seed: int) -> ModelGraph | None:
     """What the recipe is handed; None where it begins with the teacher."""
-    if start == "teacher":
+    if start == "teacher" or network in BITS:
         return None
     teacher, draws = teacher_of(network)[0], Run(seed=seed).generator("student")
     if network != DIGITS:
@@ -78,15 +79,16 @@ def student_of(network: str, start: str, seed: int) -> ModelGraph | None:
 
 def settings_of(case: Case, network: str, rounds: int | None) -> dict[str, Any]:
     """The recipe's settings: the pair's schedule, what the case says, and the bits of its protocol."""
+    own = {**case.settings, "target": "layer_inputs", **BITS.get(network, {})}
     if not case.part:
-        return {**case.settings, "target": "layer_inputs"}
+        return own
     schedule = {**SCHEDULES[network], **({} if rounds is None else {"rounds": rounds})}
     held = case.settings.get(case.part, {})
     if isinstance(held, Mapping) and held.get("name") == "lottery":  # several games share the rounds of one
         schedule["rounds"] = max(1, schedule["rounds"] // (held["prunings"] + 1))
     if case.recipe == "zhu2020" or (isinstance(held, Mapping) and held.get("name") in ("zhu2020", "lottery")):
         schedule["warm_up"] = 0  # its generator has no terms of its own to be warmed up on
-    return merge({**case.settings, "target": "layer_inputs"}, {case.part: {**schedule, **case.game}})
+    return merge(own, {case.part: {**schedule, **case.game}})
 
 
 def measure(network: str, name: str, seed: int, options: argparse.Namespace) -> Row:
@@ -128,6 +130,7 @@ def protocol(case: Case, network: str, recipe: Any) -> str:
     told = "float" if bits == [None, None] else "".join(f"{a}{'32' if b is None else b}" for a, b in zip("WA", bits))
     students = {"anew": "a quarter of the width, begun anew", "kept": "a quarter of the width, repaired weights"}
     student = students.get(case.start, "the teacher") if network == DIGITS else "random weights"
+    student = "the teacher" if network in BITS else student
     game = getattr(recipe, case.part, None)
     played = f"; {game.rounds} rounds of {game.batch}, warm-up {game.warm_up}" if game is not None else ""
     return f"{student}; {told}, layer_inputs{played}; last state"
@@ -155,7 +158,7 @@ def write(rows: dict[Key, Row], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=[DIGITS, PAIR], choices=[DIGITS, PAIR])
+    parser.add_argument("--networks", nargs="+", default=list(SCHEDULES), choices=list(SCHEDULES))
     parser.add_argument("--cases", nargs="+", default=["*"], help="globs over the cases' names")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--rounds", type=int, help="another number of rounds than the short schedules'")

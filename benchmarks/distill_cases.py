@@ -10,13 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-DIGITS, PAIR = "digits", "wrn40_1_c10 -> wrn16_1_c10"
+DIGITS, PAIR, ROUNDED = "digits", "wrn40_1_c10 -> wrn16_1_c10", "wrn16_1_c10 -> W2A4"
+
+BITS: dict[str, dict[str, Any]] = {ROUNDED: {"weights": 2, "activations": 4}}
+"""Where the student is the teacher itself, rounded in closed form."""
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     DIGITS: {"rounds": 300, "warm_up": 150, "batch": 64, "latent": 64, "width": 16},
     PAIR: {"rounds": 400, "warm_up": 400, "batch": 64, "latent": 128, "width": 32},
+    ROUNDED: {"rounds": 100, "warm_up": 150, "batch": 32, "latent": 128, "width": 32},
 }
-"""Short ones, for two processor cores: minutes for a row. The papers': 80,000 rounds of 128 and 256 images."""
+"""Short ones, for two processor cores: minutes for a row (of the pair an hour). The papers': 80,000 rounds of 128 and
+256 images.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +32,7 @@ class Case:
     recipe: its name; settings: its settings, those of the game apart
     game: settings of the game; part: the recipe's field that holds them
     start: what the student is: `anew` a quarter of the digits' width, or the pair's smaller network, without its
-        weights; `kept` the same with the weights it keeps (digits only); `teacher` the recipe begins with the teacher
+        weights, or the teacher at the bits of `BITS`; `kept` the same with the weights it keeps (digits only); `teacher` the recipe begins with the teacher
     against: the case it is read beside
     within: points of top-1 that may be lost, where that is a target
     networks: where it is measured
@@ -39,13 +45,14 @@ class Case:
     start: str = "anew"
     against: str = ""
     within: float | None = None
-    networks: tuple[str, ...] = (DIGITS, PAIR)
+    networks: tuple[str, ...] = (DIGITS, PAIR, ROUNDED)
 
 
 def _student(method: str = "choi2020", start: str = "anew", **game: Any) -> Case:
     return Case(
         settings={"weights": None, "activations": None, "distiller": {"name": method}}, game=game, start=start,
         against="" if method == "choi2020" and not game and start == "anew" else "choi2020",
+        networks=(DIGITS, PAIR) if method == "zhu2020" else (DIGITS, PAIR, ROUNDED),
     )  # fmt: skip
 
 
@@ -74,7 +81,8 @@ def _ticket(start: str) -> Case:
 _HALF = {"weights": None, "ratio": 0.5}
 
 CASES: dict[str, Case] = {
-    # A smaller student in float. Everything stands beside the first.
+    "only rounded": Case(recipe="closed_form", part="", start="teacher", networks=(ROUNDED,)),
+    # A smaller student in float, or one with few bits. Everything stands beside the first.
     "choi2020": _student(),
     "no statistics": _student(statistics=0.0),
     "no entropies": _student(certainty=0.0, balance=0.0),
