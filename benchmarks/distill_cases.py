@@ -32,7 +32,8 @@ class Case:
     recipe: its name; settings: its settings, those of the game apart
     game: settings of the game; part: the recipe's field that holds them
     start: what the student is: `anew` a quarter of the digits' width, or the pair's smaller network, without its
-        weights, or the teacher at the bits of `BITS`; `kept` the same with the weights it keeps (digits only); `teacher` the recipe begins with the teacher
+        weights, or the teacher at the bits of `BITS`; `kept` the same with the weights it keeps (digits only);
+        `teacher` the recipe begins with the teacher
     against: the case it is read beside
     within: points of top-1 that may be lost, where that is a target
     networks: where it is measured

@@ -32,6 +32,7 @@ class Fields:
     inputs, geometry: field a layer reads and how, by layer node; outputs: variance [O] a layer puts out before any
     BatchNorm, borders left out, by layer node; sums: how the operands of adds correlate, and the variance of their sum;
     norms: the BatchNorm behind a value, by the value's node; readers: those asked for so far, by layer node
+    scores: of channels, [C] by criterion and group, filled by criteria that read fields: a search asks again and again
     """
 
     def __init__(self, graph: ModelGraph) -> None:
@@ -42,6 +43,7 @@ class Fields:
         self.outputs: dict[str, Tensor] = walk.outputs
         self.sums = walk.sums
         self.readers: dict[str, Reader] = {}
+        self.scores: dict[tuple[str, str], Tensor] = {}
         self.norms = {norm.input: norm for norm in walk.norms.values()}
 
     def patch(self, layer: Layer, channels: Tensor | None = None) -> tuple[Tensor, Tensor]:

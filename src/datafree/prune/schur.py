@@ -50,7 +50,12 @@ class Schur:
         The loss is the squared error of what the readers put out, as a share of the variance of the value they put it
         into (a residual stream, where there is one), so that layers can be compared.
         """
-        fields = fields_of(graph)
+        fields, key = fields_of(graph), (repr(self), group.name)
+        if key not in fields.scores:
+            fields.scores[key] = self._score(graph, group, fields)
+        return fields.scores[key]
+
+    def _score(self, graph: ModelGraph, group: ChannelGroup, fields: Fields) -> Tensor:
         layers = {layer.weight: layer for layer in graph.layers}
         readers: list[Elimination | SharedElimination] = []
         landing = 0.0

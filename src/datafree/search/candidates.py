@@ -101,18 +101,17 @@ class Candidates:
         found = [*self._allocated(limits, asked), *self._uniforms(limits, asked)]
         return self._measured([self._forecast(one) for one in found] if timed else found)
 
-    @property
-    def smallest(self) -> Fitted:
-        """The smallest there can be."""
+    def smallest(self, *, coarse: bool = True) -> Fitted:
+        """The smallest there can be. coarse: in 4 bits, where that may be chosen"""
         ratio = self.ladder[-1] if self.uniform else self.bench.request.ratio
-        return self.bench.candidate(frozenset(self.bench.choices), ratio=ratio)
+        return self.bench.candidate(frozenset(self.bench.choices) if coarse else frozenset(), ratio=ratio)
 
     def _allocated(self, limits: Limits, multiples: Sequence[int]) -> list[Fitted]:
         if not self.apart or self.weighed is None:
             return []
         found: dict[tuple[object, ...], Fitted] = {}
         ladders = list(self._ladders(limits, multiples))
-        for dear in DEARNESS if self.bench.choices else (1.0,):
+        for dear in DEARNESS if self.bench.choices and limits.size < math.inf else (1.0,):
             for levels, multiple in ladders:
                 plan = self._plan(levels, limits, dear)
                 if plan is not None:
@@ -172,7 +171,8 @@ class Candidates:
         return None if plan is None else (bench.candidate(plan.coarse, ratio=ratio, multiple=multiple), plan.loss)
 
     def _plan(self, levels: Mapping[str, Levels], limits: Limits, dear: float) -> Allocation | None:
-        coarse = {name: choice.weights for name, choice in self.bench.choices.items()}
+        choices = self.bench.choices if limits.size < math.inf else {}  # 4 bits save bytes alone
+        coarse = {name: choice.weights for name, choice in choices.items()}
         prices = {name: loss * dear for name, loss in self.bits.items()} if coarse else {}
         return allocate(self.bench.widths, levels, coarse, prices, list(self._meters(limits)), most=len(self.bundles))
 

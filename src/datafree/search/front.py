@@ -35,7 +35,7 @@ def sweep(search: Search, count: int, *, timed: bool = False) -> Iterator[Point]
     """
     bench, candidates = search.bench, search.candidates
     search.original()  # its file is what sizes and times are shares of
-    largest, smallest = bench.candidate(frozenset()).size, candidates.smallest.size * 1.005
+    largest, smallest = bench.candidate(frozenset()).size, candidates.smallest().size * 1.005
     known: set[object] = set()
     steps = max(count - 1, 1)
     limits = [largest * (smallest / largest) ** (place / steps) for place in range(count)]
