@@ -43,8 +43,9 @@ DISTILLATION = """\
 several seeds, their mean, lowest and highest. Each case is read beside the one it names: they differ in that one thing.
 Schedules are short, so that features can be compared on two processor cores; longer ones reach more. `kl` and agreement
 are to the teacher, on synthetic images that nothing learned from; `may lose` is a target in points. No method sees an
-image of any data set. CPU seconds of one thread. [Distillation](distillation.md) says what the cases are. The pool and
-the small alpha of `adversarial` were chosen with looks at the digits' test set: its row there is optimistic."""
+image of any data set. CPU seconds of one thread. [Distillation](distillation.md) says what the cases are. `-> W2A4`:
+the student is the teacher itself, rounded in closed form to 2-bit weights and 4-bit activations (`only rounded`). Pool
+and small alpha of `adversarial` were chosen with looks at the digits' test set: its row there is optimistic."""
 
 NAMES = {
     "W8A8 onnxruntime": "8-bit weights and activations",
