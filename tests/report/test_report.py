@@ -156,6 +156,13 @@ def test_the_layer_whose_loss_dominates_is_named_with_what_helps(tmp_path, layer
     assert flag in text
 
 
+def test_who_learned_already_is_not_told_to_learn(tmp_path):
+    noisy(tmp_path, **THINNED).log("trained", method="qat", steps=10)
+    (trouble,) = summary_of(tmp_path)["troubles"]
+    assert trouble["remedy"].startswith("prune less")
+    assert trouble["flag"] == ""
+
+
 def test_what_was_found_of_a_layer_before_is_its_remedy_after(tmp_path):
     flag = "--set 'keep_float=[\"conv4\"]'"
     noisy(tmp_path, bits=4).log("finding", remedy="let conv4 read it in float", flag=flag, grave=True)

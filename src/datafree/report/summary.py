@@ -21,6 +21,8 @@ Entry = dict[str, Any]
 
 SHEET = "contact_sheet.jpg"
 """Some of the synthetic images, as a job with a folder leaves them."""
+_LEARNED = ("reconstructed", "trained", "distilled")
+"""Events of a student that was taught."""
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def summarize(entries: Iterable[Entry]) -> dict[str, Any]:
         "layers": layers,
         "layer_latency": times,
         "findings": _all(entries, "finding"),
-        "troubles": dominating(layers, _all(entries, "finding")),
+        "troubles": dominating(layers, _all(entries, "finding"), learned=any(_last(entries, one) for one in _LEARNED)),
         "size": sizes,
         "size_ratio": _ratio(sizes, "file_bytes") or _ratio(sizes, "bytes"),
         "macs_ratio": _ratio(sizes, "macs"),

@@ -34,11 +34,11 @@ def added_noise(layers: Sequence[Entry]) -> list[float | None]:
     return found
 
 
-def dominating(layers: Sequence[Entry], findings: Sequence[Entry] = ()) -> list[Entry]:
+def dominating(layers: Sequence[Entry], findings: Sequence[Entry] = (), *, learned: bool = False) -> list[Entry]:
     """Layers that add most of the loss, as findings: {disease, where, what, remedy, flag, grave}, worst first.
 
     layers: `layer` entries of the ledger, in execution order; findings: what was found of the network before: where an
-        option of theirs names the layer, it is the remedy
+        option of theirs names the layer, it is the remedy; learned: whether the student was trained already
     """
     added = added_noise(layers)
     total = sum(value for value in added if value is not None)
@@ -55,7 +55,7 @@ def dominating(layers: Sequence[Entry], findings: Sequence[Entry] = ()) -> list[
                 "where": row.get("path") or row.get("node", ""),
                 "what": f"it adds {value / total:.0%} of the noise that all layers add",
                 "grave": True,
-                **(_named(row, findings) or _remedy(row)),
+                **(_named(row, findings) or _remedy(row, learned)),
             }
         )
     return found
@@ -68,12 +68,14 @@ def _named(row: Entry, findings: Sequence[Entry]) -> dict[str, str] | None:
     return None if found is None else {"remedy": str(found.get("remedy", "")), "flag": str(found["flag"])}
 
 
-def _remedy(row: Entry) -> dict[str, str]:
+def _remedy(row: Entry, learned: bool) -> dict[str, str]:
     """What gives a layer back what it lost, from the cheapest."""
     path, bits = row.get("path") or "", row.get("bits") or 32
     if bits < _FINE:
         return {"remedy": "give its weights 8 bits", "flag": f"--set 'layer_bits={json.dumps({path: 8})}'"}
     if row.get("parameters", 0) < row.get("parameters_before", 0):  # it lost channels, or what it reads did
+        if learned:
+            return {"remedy": "prune less: what pruning took it has learned already, as far as it could", "flag": ""}
         return {
             "remedy": "prune less, or let it learn on synthetic images what pruning took",
             "flag": "--recipe best --minutes 20",
