@@ -129,8 +129,8 @@ def protocol(case: Case, network: str, recipe: Any) -> str:
     bits = [getattr(recipe, name, None) for name in ("weights", "activations")]
     told = "float" if bits == [None, None] else "".join(f"{a}{'32' if b is None else b}" for a, b in zip("WA", bits))
     students = {"anew": "a quarter of the width, begun anew", "kept": "a quarter of the width, repaired weights"}
-    student = students.get(case.start, "the teacher") if network == DIGITS else "random weights"
-    student = "the teacher" if network in BITS else student
+    own = students.get(case.start, "the teacher") if network == DIGITS else "random weights"
+    student = "the teacher" if network in BITS else own
     game = getattr(recipe, case.part, None)
     played = f"; {game.rounds} rounds of {game.batch}, warm-up {game.warm_up}" if game is not None else ""
     return f"{student}; {told}, layer_inputs{played}; last state"

@@ -14,12 +14,14 @@ from datafree.export import export_onnx
 from datafree.graph import ModelGraph, cost, fold_batchnorm
 from datafree.graph.channels import channel_groups
 from datafree.graph.doors import open_model
+from datafree.prune.schur import Schur
 from datafree.quantize import Nearest, quantize
 from datafree.recipes.closed_form import ClosedForm
 from datafree.run import Run
 from datafree.search import FREE, fit
 from datafree.search.allocate import Levels, Meter, allocate
 from datafree.search.bench import Bench
+from datafree.search.fit import Search
 from datafree.search.sensitivity import losses_of_shares
 from datafree.search.sizes import Sizes
 from datafree.search.widths import Widths
@@ -154,6 +156,31 @@ def test_operations_are_kept_to(plain):
     student = best.request.compress(plain, plain.inputs, Run())
     assert cost(student).macs <= 0.6 * cost(plain).macs
     assert not best.coarse
+
+
+def test_a_budget_of_operations_weighs_no_bits(plain, tmp_path):
+    """Neither when it is kept, nor in the smallest network that is tried before it is refused."""
+    for free in (ALL, ALL - {"layer_bits"}):
+        run = Run()
+        search = Search(plain, ClosedForm(), run, tmp_path, clock=never, free=free, ladder=LADDER)
+        assert not search.best(Budget(macs=0.6)).coarse
+        with pytest.raises(Refusal, match="out of reach"):
+            search.best(Budget(macs=1e-6))
+        assert all(entry["coarse"] == 0 for entry in run.ledger.entries if entry["event"] == "tried")
+        assert "weigh layers in 4 bits" not in [entry.get("step") for entry in run.ledger.entries]
+
+
+def test_values_of_channels_are_computed_once(plain, monkeypatch):
+    asked = []
+    score = Schur._score
+    monkeypatch.setattr(Schur, "_score", lambda *given: asked.append(given[2].name) or score(*given))
+    graph = plain.copy()
+    first, again = (ClosedForm(ratio=ratio).compress(graph, graph.inputs, Run()) for ratio in (0.3, 0.5))
+    assert len(asked) == len(set(asked)) > 0
+    assert cost(again).macs < cost(first).macs
+    fresh = ClosedForm(ratio=0.5).compress(plain.copy(), plain.inputs, Run())
+    x = torch.randn(2, *plain.inputs.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again(x), fresh(x))
 
 
 def test_speed_is_asked_of_the_clock(plain):
