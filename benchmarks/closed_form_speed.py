@@ -1,8 +1,8 @@
 """How long the closed form takes, and how much memory: prune 30 %, repair, quantize to W8A8; no tracing, no export.
 
 `python -m benchmarks.closed_form_speed [NETWORK ...] [--threads 2]` measures every network in a process of its own and
-replaces its rows in `benchmarks/results/closed_form_speed.csv`. Weights are random, BatchNorm statistics drawn: time
-and memory do not depend on the values. The rows:
+replaces what this machine wrote of it in `benchmarks/results/closed_form_speed.csv`. Weights are random, BatchNorm
+statistics drawn: time and memory do not depend on the values. The rows:
 
 network, step: a network and a step of the recipe (`all`: the whole of it); or `width C` and a part of the work on one
     C x C x 3 x 3 convolution, with the bare BLAS and LAPACK calls of the same sizes as the bound
@@ -153,19 +153,18 @@ def main() -> None:
         return
     wanted = arguments.networks or [*NETWORKS, *(f"width {width}" for width in WIDTHS)]
     origin = {**provenance(), "threads": arguments.threads, "date": datetime.date.today().isoformat()}
-    rows: dict[tuple[str, str], Row] = {}
+    rows: list[Row] = []
     if RESULTS.exists():
         with open(RESULTS, newline="") as file:
-            rows = {(old["network"], old["step"]): old for old in csv.DictReader(file)}
+            rows = list(csv.DictReader(file))
     for name in wanted:
         fresh = [{**found, **origin} for found in child(name, arguments.threads)]
-        rows = {key: old for key, old in rows.items() if key[0] != name}
-        rows |= {(found["network"], found["step"]): found for found in fresh}
+        rows = [old for old in rows if (old["network"], old["machine"]) != (name, origin["machine"])] + fresh
         print(*(f"{found['network']}  {found['step']}: {found['seconds']} s" for found in fresh), sep="\n", flush=True)
         with write_atomic(RESULTS) as path, open(path, "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows.values())
+            writer.writerows(rows)
 
 
 if __name__ == "__main__":

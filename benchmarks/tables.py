@@ -248,7 +248,7 @@ def job() -> str:
     found = rows("closed_form_speed")
     if not found:
         return "Not measured yet."
-    columns = list(found[0])[:6]
+    columns = [*list(found[0])[:6], "commit", "machine"]
     return table(columns, [[row[column] for column in columns] for row in found])
 
 

@@ -22,8 +22,9 @@ from datafree.export import export_onnx, parity
 from datafree.export.stored import as_stored
 from datafree.graph import ModelGraph, quantizers
 from datafree.graph.biases import round_biases
+from datafree.recipes.closed_form import ClosedForm
 from datafree.run import Run, read_ledger
-from datafree.spec import InputSpec, Scheme
+from datafree.spec import TARGETS, InputSpec, Scheme
 from datafree.spec.target import LAYER_INPUTS
 
 FUSED = ["residual", "depthwise", "concat", "preactivation", "inverted_residual", "pad_shortcut", "split"]
@@ -256,6 +257,26 @@ def test_a_bias_far_above_its_weights_still_fits(tmp_path):
     assert found["coarsened_channels"] == {layer.weight: 1}  # the channel of zeros costs nothing
     x = random_inputs(graph, 8, seed=1)
     assert float((answers(tmp_path / "student.onnx", x) - graph(x)).abs().amax(1).median()) < 0.05
+
+
+class MeanTakenOff(nn.Module):
+    """What is pooled last has no mean left: its average is 0, with no range that could tell a scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        return self.last(nn.functional.adaptive_avg_pool2d(x - x.mean((2, 3), keepdim=True), 1)).flatten(1)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "qnn"])
+def test_an_average_that_is_always_zero_is_computed(target, tmp_path):
+    graph = ModelGraph.trace(MeanTakenOff(), InputSpec(shape=(3, 12, 12), mean=(0.0,) * 3, std=(1.0,) * 3))
+    student = ClosedForm(weights=8, activations=4, target=target).compress(graph, graph.inputs, Run())
+    export_onnx(student, tmp_path / "student.onnx", TARGETS[target])
+    assert parity(student, tmp_path / "student.onnx", Run(), count=8)["passed"]
 
 
 @pytest.mark.parametrize(("pad", "left"), [((0, 1, 0, 1), 0), ((1, 0, 2, 1), 0), ((-1, 1, 0, 1), 1)])

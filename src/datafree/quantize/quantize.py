@@ -25,6 +25,7 @@ from datafree.graph.place import (
 )
 from datafree.graph.readers import GroupedReader, Reader, grouped_reader_of, reader_of
 from datafree.nn import Quantizer
+from datafree.quantize.averages import coarsen_averages
 from datafree.quantize.bn_gaussian import BNGaussian
 from datafree.quantize.clip_search import ClipSearch
 from datafree.quantize.gptq import GPTQ
@@ -87,6 +88,7 @@ def quantize(
         marginals = propagate_means(graph, fields_of(graph).sums if sums is None else sums, images=images)
         seen = _Seen(graph, target, images, observer, marginals)
         _activations(student, graph, marginals, target, activations, ranges, keep, run, seen)
+        coarsen_averages(student)
     student.clean()
     return student
 

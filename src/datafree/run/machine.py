@@ -32,10 +32,13 @@ def own_version() -> str:
 
 
 def machine() -> str:
-    """Processor and system in one line; neither the host's nor the user's name."""
+    """Processor, the vector instructions PyTorch takes on it, and system in one line; nobody's name."""
+    import torch
+
     processor = platform.processor() or platform.machine()
     table = Path("/proc/cpuinfo")  # the kernel's table; `platform` knows only the architecture on Linux
     if table.exists():
         lines = table.read_text(encoding="utf-8", errors="replace").splitlines()
         processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), processor)
-    return f"{processor}, {os.cpu_count()} logical processors, {platform.system()} {platform.machine()}"
+    vectors = torch.backends.cpu.get_cpu_capability()
+    return f"{processor}, {os.cpu_count()} logical processors, {vectors}, {platform.system()} {platform.machine()}"
