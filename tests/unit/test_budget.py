@@ -206,6 +206,38 @@ def test_speed_is_asked_of_the_clock(plain):
     assert tried == [False, True]
 
 
+class LikesEights:
+    """A runtime that takes five times as long for channels that are no multiple of eight."""
+
+    def __init__(self, widths):
+        self.widths = widths
+
+    def milliseconds(self, shapes):
+        odd = any(made % 8 for made in (shapes[name][0] for name in self.widths.positions) if made != 10)  # classes
+        return self.widths.macs(shapes) * (5 if odd else 1)
+
+    def meter(self, most):
+        return Meter(most=0.0, fixed=1.0, numbers={})
+
+
+def test_what_is_forecast_to_be_the_fastest_is_tried_before_the_smallest(plain, tmp_path):
+    """And a refusal names the nearest of all that were tried."""
+    students = iter([6.0, 9.0])
+
+    def clock(files):
+        return {"teacher": 10.0, **({"student": next(students)} if "student" in files else {})}
+
+    run = Run()
+    search = Search(plain, ClosedForm(), run, tmp_path, clock=clock, free=ALL - {"layer_bits"}, ladder=(0.0, 0.4, 0.6))
+    search.candidates._pace = LikesEights(search.bench.widths)
+    with pytest.raises(Refusal, match="5 ms were asked and 6 reached"):
+        search.best(Budget(speedup=2))
+    first, second = [entry for entry in run.ledger.entries if entry["event"] == "tried"]
+    assert (first["multiple"], second["multiple"]) == (8, 1)
+    assert second["ratio"] == 0.6
+    assert not list(students)
+
+
 def test_a_search_without_time_takes_uniform_shares(plain):
     run = Run(minutes=1e-9)
     best = fit(plain, ClosedForm(), Budget(size=7000), run, clock=never, free=ALL, ladder=LADDER)

@@ -107,19 +107,20 @@ class Search:
     def best(self, budget: Budget) -> Fitted:
         """The nearest to the original that keeps the budget, its file written. Raises Refusal where none does."""
         limits = drawn = self.limits(budget)
+        tried: list[Fitted] = []
         for _ in range(ROUNDS):
             found = self.candidates.within(drawn)
             if not found:
                 break
-            made = self._written(found[0], limits)
-            if limits.kept_by(made):
-                return made
-            drawn = drawn.tighter(limits, made, found[0])
-        last = self.candidates.smallest(coarse=limits.size < math.inf)  # forecasts may be too dark
-        made = self._written(self.bench.measured(last), limits)
-        if limits.kept_by(made):
-            return made
-        raise _out_of_reach(made, limits)
+            tried.append(self._written(found[0], limits))
+            if limits.kept_by(tried[-1]):
+                return tried[-1]
+            drawn = drawn.tighter(limits, tried[-1], found[0])
+        for last in self.candidates.last(limits):  # forecasts may be too dark
+            tried.append(self._written(self.bench.measured(last), limits))
+            if limits.kept_by(tried[-1]):
+                return tried[-1]
+        raise _out_of_reach(min(tried, key=limits.excess), limits)
 
     def _written(self, one: Fitted, limits: Limits) -> Fitted:
         path, size = self.bench.write(one)
