@@ -1,12 +1,13 @@
 """One of several hosts is cut off while they work on one job: what `benchmarks.elastic --hosts` measures.
 
 Each host is a network namespace (`benchmarks.hosts`); `torchrun --nnodes` runs on each, and they meet at the first
-one's address. In mid-run, at a moment drawn by the seed, the last host's cable is pulled: its processes go on, and
-nothing tells them or the others.
+one's address. In mid-run, at a moment drawn by the seed, one host's cable is pulled, the last one's except in
+`meeting`: its processes go on, and nothing tells them or the others.
 
 - `back`: `--nnodes N`. The cut host's processes are left to end by themselves; then it is switched off and on, the
   cable put in again, and the same command begun there again. The result must be that of an undisturbed job, byte for
   byte.
+- `meeting`: the same with the first host, at whose address they meet: torchrun cannot go on anywhere without it.
 - `gone`: `--nnodes 1:N`. The host does not come back. The others must end the job; every file must be what the ledger
   says, and the cut host, whose disk is still the shared one, must not have written after they had begun again.
 
@@ -32,7 +33,7 @@ from datafree.run import read_ledger
 from datafree.run.folder import states_in, workplace
 from datafree.run.shards import shards_in
 
-FATES = ("back", "gone")
+FATES = ("back", "meeting", "gone")
 _TIMES = "is_host={host},join_timeout=900,last_call_timeout=5,read_timeout=20"
 """torchrun's own: it waits for hosts that are to come back, not long for hosts that may, and not long for answers."""
 _ENDS = 90.0
@@ -43,26 +44,31 @@ Case = tuple[str, tuple[str, ...]]
 
 
 class Trial:
-    """One job on some hosts. least: with how many of them torchrun is content"""
+    """One job on some hosts. least: with how many of them torchrun is content; lost: place of the one to be cut off"""
 
-    def __init__(self, hosts: Hosts, command: str, folder: Path, least: int) -> None:
-        self.hosts, self.command, self.folder, self.least = hosts, command, folder, least
+    def __init__(self, hosts: Hosts, command: str, folder: Path, least: int, lost: int) -> None:
+        self.hosts, self.command, self.folder, self.least, self.lost = hosts, command, folder, least, lost
         self.count = len(hosts.names)
         self.jobs = [self.begin(place) for place in range(self.count)]
         self.cut_at: float | None = None
         self.silent: float | None = None
 
     def cut(self) -> None:
-        """Pull the last host's cable."""
-        self.hosts.cut(self.count - 1)
+        """Pull the cable."""
+        self.hosts.cut(self.lost)
         self.cut_at = time.monotonic()
 
     def look(self) -> bool:
         """Note when the last of datafree's processes on the cut host has ended. Whether any is left, torchrun's too"""
-        left = self.hosts.processes(self.count - 1)
-        if self.silent is None and set(left) <= {self.jobs[-1].pid}:
+        left = self.hosts.processes(self.lost)
+        if self.silent is None and set(left) <= {self.jobs[self.lost].pid}:
             self.silent = time.monotonic()
         return bool(left)
+
+    @property
+    def others(self) -> list[int]:
+        """Places of the hosts that are not cut off."""
+        return [place for place in range(self.count) if place != self.lost]
 
     def log(self, place: int) -> Path:
         return self.folder.with_name(f"{self.folder.name}-{place}.log")
@@ -101,7 +107,8 @@ def measure(case: str, asked: Case, count: int, fate: str, seed: int, scratch: P
         begun, calm = time.monotonic(), scratch / f"{case}-{count}-undisturbed"
         usual = float(_once(scratch / f"{calm.name}.seconds", lambda: _calm(hosts, command, calm)))
         begun = time.monotonic()
-        trial = Trial(hosts, command, scratch / f"{case}-{count}-{fate}", 1 if fate == "gone" else count)
+        trial = Trial(hosts, command, scratch / f"{case}-{count}-{fate}", 1 if fate == "gone" else count,
+                      0 if fate == "meeting" else count - 1)  # fmt: skip
         share = np.random.default_rng(seed).uniform(0.2, 0.7)
         while trial.busy() and not (trial.begun() and time.monotonic() - begun > share * usual):
             time.sleep(0.05)
@@ -109,7 +116,7 @@ def measure(case: str, asked: Case, count: int, fate: str, seed: int, scratch: P
             raise RuntimeError(f"{case}: it had ended before the cut; its log: {trial.log(0).read_text()[-2000:]}")
         trial.cut()
         noted = [f"cut after {time.monotonic() - begun:.0f} s"]
-        code = (_part if case == "synthesize" else _back if fate == "back" else _gone)(trial, noted)
+        code = (_part if case == "synthesize" else _gone if fate == "gone" else _back)(trial, noted)
         seconds = time.monotonic() - begun
     one, other = contents(calm, patterns), contents(trial.folder, patterns)
     same = sum(one[name] == other.get(name) for name in one)
@@ -118,10 +125,10 @@ def measure(case: str, asked: Case, count: int, fate: str, seed: int, scratch: P
         equal = f"{_whole(trial.folder)} as the ledger says"
     if code:
         print(*(trial.log(place).read_text()[-3000:] for place in range(count)), sep="\n---\n", file=sys.stderr)
-    cut = "the link of one host cut"
+    cut = f"the link of {'the host where they meet' if fate == 'meeting' else 'one host'} cut"
     return {
         "case": case, "processes": count, "hosts": count, "seed": seed,
-        "disturbance": f"{cut}, the host back later" if fate == "back" else f"{cut} for good",
+        "disturbance": f"{cut} for good" if fate == "gone" else f"{cut}, the host back later",
         "files": len(other) if fate == "gone" else len(one), "equal": equal, "exit_code": code,
         "seconds_undisturbed": f"{usual:.0f}", "seconds": f"{seconds:.0f}", "note": "; ".join(noted), **provenance(),
     }  # fmt: skip
@@ -135,7 +142,7 @@ def _once(path: Path, make: Callable[[], float]) -> str:
 
 def _calm(hosts: Hosts, command: str, folder: Path) -> float:
     """Seconds of an undisturbed job."""
-    begun, trial = time.monotonic(), Trial(hosts, command, folder, len(hosts.names))
+    begun, trial = time.monotonic(), Trial(hosts, command, folder, len(hosts.names), 0)
     if trial.wait():
         raise RuntimeError(f"an undisturbed job failed: {trial.log(0).read_text()[-3000:]}")
     return time.monotonic() - begun
@@ -145,7 +152,7 @@ def _cut_off_ends(trial: Trial, noted: list[str]) -> None:
     """Let the cut host's processes end by themselves; those that do not are killed, which is told. torchrun's own may
     wait for an answer for a quarter of an hour.
     """
-    place, begun = trial.count - 1, time.monotonic()
+    place, begun = trial.lost, time.monotonic()
     while trial.look() and time.monotonic() - begun < _ENDS:
         time.sleep(0.2)
     killed = trial.hosts.kill(place)
@@ -163,9 +170,13 @@ def _cut_off_ends(trial: Trial, noted: list[str]) -> None:
 
 def _back(trial: Trial, noted: list[str]) -> int:
     _cut_off_ends(trial, noted)
-    trial.hosts.begin_anew(trial.count - 1)
-    trial.jobs[-1] = trial.begin(trial.count - 1)
-    if code := trial.wait():  # torchrun itself has given up: what its user does then
+    trial.hosts.begin_anew(trial.lost)
+    if trial.lost:
+        trial.jobs[trial.lost] = trial.begin(trial.lost)
+        code = trial.wait()
+    else:  # there is nowhere to meet any more, and torchrun ends
+        code = next((code for code in [trial.jobs[place].wait() for place in trial.others] if code), 0)
+    if code:  # torchrun itself has given up: what its user does then
         noted.append(f"torchrun gave up ({code}), and the command was begun again on all hosts")
         trial.jobs = [trial.begin(place) for place in range(trial.count)]
         code = trial.wait()
@@ -173,10 +184,10 @@ def _back(trial: Trial, noted: list[str]) -> int:
 
 
 def _gone(trial: Trial, noted: list[str]) -> int:
-    while any(job.poll() is None for job in trial.jobs[:-1]):
+    while any(trial.jobs[place].poll() is None for place in trial.others):
         trial.look()
         time.sleep(0.2)
-    code = next((job.returncode for job in trial.jobs[:-1] if job.returncode), 0)
+    code = next((trial.jobs[place].returncode for place in trial.others if trial.jobs[place].returncode), 0)
     ended = _written(trial.folder)
     _cut_off_ends(trial, noted)
     if _written(trial.folder) != ended:
@@ -187,15 +198,15 @@ def _gone(trial: Trial, noted: list[str]) -> int:
 
 def _part(trial: Trial, noted: list[str]) -> int:
     """Processes of a pack do not wait for each other, but torchrun does, at its end: it is told not to."""
-    while any(len(trial.hosts.processes(place)) > 1 for place in range(trial.count - 1)):
+    while any(len(trial.hosts.processes(place)) > 1 for place in trial.others):
         time.sleep(0.2)
-    for place in range(trial.count - 1):
+    for place in trial.others:
         trial.hosts.kill(place)
         trial.jobs[place].wait()
     _cut_off_ends(trial, noted)
     missing = "pack.json" not in {path.name for path in trial.folder.iterdir()}
     noted.append("the others' part was done" + (", and begun again on all hosts" if missing else " and the pack whole"))
-    trial.hosts.begin_anew(trial.count - 1)
+    trial.hosts.begin_anew(trial.lost)
     trial.jobs = [trial.begin(place) for place in range(trial.count)]
     return trial.wait()
 
