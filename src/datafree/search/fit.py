@@ -125,7 +125,7 @@ class Search:
             tried.append(self._written(self.bench.measured(last), limits))
             if limits.kept_by(tried[-1]):
                 return tried[-1]
-        raise _out_of_reach(min(tried, key=limits.excess), limits)
+        raise self._out_of_reach(min(tried, key=limits.excess), limits)
 
     def _written(self, one: Fitted, limits: Limits) -> Fitted:
         path, size = self.bench.write(one)
@@ -136,6 +136,24 @@ class Search:
         self.run.log("tried", **told(made), coarse=len(made.coarse), fits=limits.kept_by(made), forecast=one.size,
                      forecast_milliseconds=one.milliseconds)  # fmt: skip
         return made
+
+    def _out_of_reach(self, least: Fitted, limits: Limits) -> Refusal:
+        reached = []
+        if limits.size < math.inf:
+            reached.append(f"{limits.size:,.0f} bytes were asked and {least.size:,} reached")
+        if limits.macs < math.inf:
+            reached.append(f"{limits.macs:.0%} of the operations were asked and {least.macs:.0%} reached")
+        if limits.before is not None and least.milliseconds is not None:
+            asked, had, times = limits.milliseconds, least.milliseconds, limits.before / least.milliseconds
+            reached.append(
+                f"{asked:.3g} ms were asked and {had:.3g} reached, of {limits.before:.3g}: {times:.2g} times as fast"
+            )
+        remedies = ["ask for less"]
+        if not {"ratio", "group_ratios"} <= self.free or (limits.size < math.inf and "layer_bits" not in self.free):
+            remedies.append("leave --weights and --prune open")
+        if self.request.scope == "inner":
+            remedies.append("let residual streams lose channels too: --set scope=all")
+        return Refusal("the budget is out of reach", why="; ".join(reached), remedy=", or ".join(remedies))
 
 
 def told(made: Fitted) -> dict[str, Any]:
@@ -149,20 +167,3 @@ def _asked(limits: Limits) -> dict[str, Any]:
     """What a file can be held to once it is written, for the ledger."""
     faster = limits.before / limits.milliseconds if limits.before is not None else None
     return {"limit": None if math.isinf(limits.size) else int(limits.size), "speedup": faster}
-
-
-def _out_of_reach(least: Fitted, limits: Limits) -> Refusal:
-    reached = []
-    if limits.size < math.inf:
-        reached.append(f"{limits.size:,.0f} bytes were asked and {least.size:,} reached")
-    if limits.macs < math.inf:
-        reached.append(f"{limits.macs:.0%} of the operations were asked and {least.macs:.0%} reached")
-    if limits.before is not None and least.milliseconds is not None:
-        reached.append(
-            f"{limits.milliseconds:.3g} ms were asked and {least.milliseconds:.3g} reached, of {limits.before:.3g}"
-        )
-    return Refusal(
-        "the budget is out of reach",
-        why="; ".join(reached),
-        remedy="ask for less, leave --weights and --prune open, or add --set scope=all",
-    )
