@@ -246,7 +246,7 @@ def test_what_is_forecast_to_be_the_fastest_is_tried_before_the_smallest(plain, 
     run = Run()
     search = Search(plain, ClosedForm(), run, tmp_path, clock=clock, free=ALL - {"layer_bits"}, ladder=(0.0, 0.4, 0.6))
     search.candidates._pace = LikesEights(search.bench.widths)
-    with pytest.raises(Refusal, match="5 ms were asked and 6 reached, of 10: 1.7 times as fast.*scope=all"):
+    with pytest.raises(Refusal, match=r"5 ms were asked and 6 reached, of 10: 1.7 times as fast.*scope=all"):
         search.best(Budget(speedup=2))
     first, second = [entry for entry in run.ledger.entries if entry["event"] == "tried"]
     assert (first["multiple"], second["multiple"]) == (8, 1)
