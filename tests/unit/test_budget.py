@@ -193,7 +193,7 @@ def test_speed_is_asked_of_the_clock(plain):
         if "student" not in files:
             return {"teacher": 10.0}
         asked.append(files["student"].stem)
-        own = {"plain": 8.0, "half": 4.0}.get(files["student"].stem, 6.5 if asked.count("student") == 1 else 3.0)
+        own = {"plain": 8.0, "half": 4.0}.get(files["student"].stem, 5.5 if asked.count("student") == 1 else 3.0)
         return {"teacher": 20.0, "student": 2 * own}
 
     run = Run()
@@ -204,22 +204,6 @@ def test_speed_is_asked_of_the_clock(plain):
     assert asked == ["plain", "half", "student", "student"]
     tried = [entry["fits"] for entry in run.ledger.entries if entry["event"] == "tried"]
     assert tried == [False, True]
-
-
-def test_a_file_that_is_nearly_fast_enough_is_timed_again(plain):
-    """5.5 ms where 5 are asked may be how memory happened to lie: the median of three timings counts."""
-    students = iter([5.5, 4.9, 4.8])
-
-    def clock(files):
-        own = {"plain": 8.0, "half": 4.0}
-        told = {name: own.get(path.stem) or next(students) for name, path in files.items() if name == "student"}
-        return {"teacher": 10.0, **told}
-
-    run = Run()
-    best = fit(plain, ClosedForm(), Budget(speedup=2), run, clock=clock, free=ALL, ladder=(0.0, 0.25, 0.5, 0.8))
-    assert best.milliseconds == pytest.approx(4.9)
-    assert len([entry for entry in run.ledger.entries if entry["event"] == "tried"]) == 1
-    assert not list(students)
 
 
 class LikesEights:

