@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.zoo import ZOO
 from torch import nn
 
 from datafree.export import export_onnx, parity
+from datafree.export.parity import last_step
 from datafree.export.stored import as_stored
 from datafree.graph import ModelGraph, quantizers
 from datafree.graph.biases import round_biases
@@ -232,6 +234,19 @@ def test_parity_finds_a_wrong_file(exported):
     weight = other.layers[-1].weight
     other.set_tensor(weight, -other.tensor(weight))
     assert not parity(other, made.path)["passed"]
+
+
+@pytest.mark.parametrize(("steps", "passed"), [(1.0, True), (1.01, False)])
+def test_one_step_is_one_in_float32_too(exported, monkeypatch, steps, passed):
+    """A sum and a difference of float32 numbers may tell one step as 1.0000002."""
+    made = exported("residual")
+    with torch.no_grad():
+        stored = as_stored(made.graph).graph
+        step = last_step(made.graph, stored(random_inputs(made.graph, 2)))
+    monkeypatch.setattr(
+        import_module("datafree.export.parity"), "_run", lambda path, x, *_: ("", stored(x) + steps * step)
+    )
+    assert parity(made.graph, made.path)["passed"] == passed
 
 
 @pytest.mark.parametrize("bits", [8, 2])
