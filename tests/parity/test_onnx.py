@@ -236,6 +236,27 @@ def test_parity_finds_a_wrong_file(exported):
     assert not parity(other, made.path)["passed"]
 
 
+class ReadTwice(nn.Module):
+    """One value is read by a convolution and, moved only, by a mean in float."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        x = torch.stack([torch.relu(nn.functional.mish(self.second(x)) + x), x]).mean(0)
+        return self.last(x).mean((2, 3))
+
+
+def test_signed_activations_are_computed_whoever_reads_them(tmp_path):
+    """ONNX Runtime 1.32 makes signed pairs unsigned on x86 and then refuses the graph it has made."""
+    graph = ModelGraph.trace(ReadTwice(), InputSpec(shape=(3, 12, 12), mean=(0.0,) * 3, std=(1.0,) * 3))
+    student = ClosedForm(target="tensorrt").compress(graph, graph.inputs, Run())
+    export_onnx(student, tmp_path / "student.onnx", TARGETS["tensorrt"])
+    assert parity(student, tmp_path / "student.onnx", Run(), target=TARGETS["tensorrt"], count=8)["passed"]
+
+
 @pytest.mark.parametrize(("steps", "passed"), [(1.0, True), (1.01, False)])
 def test_one_step_is_one_in_float32_too(exported, monkeypatch, steps, passed):
     """A sum and a difference of float32 numbers may tell one step as 1.0000002."""
