@@ -141,7 +141,7 @@ def _run(path: Path, x: Tensor, batch: int, optimised: bool) -> tuple[str, Tenso
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    # Signed activations stay signed: where they are made unsigned, values read in two places may get pairs of both kinds.
+    # Signed activations stay signed: where they are made unsigned, a value read twice may get pairs of both kinds.
     options.add_session_config_entry("session.qdqisint8allowed", "1")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     fixed = session.get_inputs()[0].shape[0]
