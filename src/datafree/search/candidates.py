@@ -106,17 +106,18 @@ class Candidates:
         ratio = self.ladder[-1] if self.uniform else self.bench.request.ratio
         return self.bench.candidate(frozenset(self.bench.choices) if coarse else frozenset(), ratio=ratio)
 
-    def last(self, limits: Limits) -> list[Fitted]:
-        """What is tried where nothing else kept the limits: the smallest, and before it, where speed counts, what is
-        forecast to be the fastest. That is mostly another one: runtimes take longer for widths they do not like.
+    def last(self, limits: Limits) -> Iterator[Fitted]:
+        """What is tried where nothing else kept the limits: where speed counts, what is forecast to be the fastest, and
+        then the smallest there can be. They mostly differ: runtimes take longer for widths they do not like.
+
+        Raises Refusal where the smallest cannot be made.
         """
-        found = [self.smallest(coarse=limits.size < math.inf)]
         if limits.before is not None and self.uniform:
             multiples = (self.bench.request.multiple, *(ROUNDED if self.multiples else ()))
             every = [self.bench.candidate(frozenset(), ratio=ratio, multiple=multiple)
                      for ratio in self.ladder for multiple in multiples]  # fmt: skip
-            found.insert(0, min(map(self._forecast, every), key=lambda one: one.milliseconds or 0.0))
-        return found
+            yield from self._measured([min(map(self._forecast, every), key=lambda one: one.milliseconds or 0.0)])
+        yield self.bench.measured(self.smallest(coarse=limits.size < math.inf))
 
     def _allocated(self, limits: Limits, multiples: Sequence[int]) -> list[Fitted]:
         if not self.apart or self.weighed is None:

@@ -117,7 +117,7 @@ class Search:
                 return tried[-1]
             drawn = drawn.tighter(limits, tried[-1], found[0])
         for last in self.candidates.last(limits):  # forecasts may be too dark
-            tried.append(self._written(self.bench.measured(last), limits))
+            tried.append(self._written(last, limits))
             if limits.kept_by(tried[-1]):
                 return tried[-1]
         raise self._out_of_reach(min(tried, key=limits.excess), limits)
