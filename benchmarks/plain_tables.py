@@ -69,12 +69,13 @@ the float file, all files of a network in turn in one run.""",
         title="Budgets beside uniform settings",
         about="""\
 `python -m benchmarks.budget`. The closed form within a share of the fp32 file's size, beside the two widest uniform
-settings of each number of bits that fit (P10: 10 % of all channels). Top-1 of the file on all test images; `error` is
-what the search measured, a share of the answers' energy on pictures of nothing.""",
+settings of each number of bits that fit (P10: 10 % of all channels); or so many times as fast, on one thread of a
+machine that others used meanwhile, beside the widest uniform settings that are (x8: widths in multiples of 8). Top-1 of
+the file on all test images; `error`: what the search measured, as a share of the answers' energy.""",
         columns=("network", "limit", "setting", "fp32_top1", "top1", "standard_error", "bytes", "forecast_bytes",
-                 "macs_share", "layers_in_4_bits", "error", "search_seconds", "note"),
-        heads={"fp32_top1": "fp32", "top1": "top-1", "standard_error": "±", "macs_share": "share of operations",
-               "search_seconds": "CPU seconds of the search"},
+                 "speedup", "macs_share", "layers_in_4_bits", "error", "search_seconds", "note"),
+        heads={"fp32_top1": "fp32", "top1": "top-1", "standard_error": "±", "speedup": "times as fast",
+               "macs_share": "share of operations", "search_seconds": "CPU seconds of the search"},
     ),
     "latency_forecast": Plain(
         title="Forecast latency beside the file's own",
