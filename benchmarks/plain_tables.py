@@ -104,7 +104,7 @@ that keeps them; top-1 of the int8 file in ONNX Runtime.""",
 sets of values between two blocks in memory while each is below 256 MB, and in files above: 0.8 GB are its bound, beside
 the networks and one batch. `synthesize` and `evaluate` hold one batch at a time, what is computed on it, and what the
 allocator keeps of earlier ones: they level off, at about 100 and 50 MB for ResNet-20. `evaluate` holds a `.npz` too, as
-it is: 3 kB a picture here; folders and tars are read picture by picture.""",
+it is, 3 kB a picture here, and a tar's files; folders are read picture by picture.""",
         columns=("network", "job", "images", "each_kb", "anonymous_mb", "resident_mb"),
     ),
     "sweep": Plain(
