@@ -275,7 +275,7 @@ W3 weights alone; P30 is 30 % of the inner channels removed, `global` as many pa
 Constants were chosen on ResNet-20 and ResNet-32 with looks at CIFAR-10 test images, and changes for pre-activation
 networks on WRN-16-1 and WRN-16-2; the contrast of ranges with looks at ResNet-20, ResNet-8 and DS-CNN, pictures of
 nothing with looks at SqueezeNet and LeNet-5: these figures are somewhat optimistic. ResNet-56 was not tuned on, but
-its test images are the same. Settings without a row, and DenseNet, were not measured yet.
+its test images are the same. Settings without a row were not measured yet.
 
 {everything()}
 {chapter("Accuracy on synthetic images", ON_IMAGES, on_images())}\
