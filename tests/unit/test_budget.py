@@ -2,6 +2,7 @@
 set.
 """
 
+from importlib import import_module
 from itertools import product
 from math import prod
 
@@ -269,6 +270,15 @@ def test_the_python_face_takes_a_budget():
     assert made.recipe.ratio == 0.0
     assert set(made.recipe.layer_bits.values()) == {4}
     assert any("budget chose" in entry["text"] for entry in made.run.ledger.entries if entry["event"] == "note")
+
+
+def test_notes_go_by_the_figures_that_are_shown(tmp_path, monkeypatch):
+    """Medians say faster, as the report does, so no note may say the contrary, whatever the fastest tenth says."""
+    told = {"teacher": {"median_ms": 1.1, "p10_ms": 0.9}, "student": {"median_ms": 1.0, "p10_ms": 1.0}}
+    monkeypatch.setattr(import_module("datafree.api.result"), "measure_latency", lambda *_, **__: told)
+    result = compress("bundled:digits")
+    result.save(tmp_path / "run")
+    assert not [one for one in result.run.ledger.entries if "not faster" in str(one.get("text"))]
 
 
 def test_text_becomes_a_budget():

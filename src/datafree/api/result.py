@@ -115,7 +115,7 @@ def _save(result: Result, folder: Path) -> None:
             )
     with run.step("check student.onnx against the graph"):
         parity(result.student, student, run, target=target)
-    speedup = None
+    speedup = undisturbed = None
     with tempfile.TemporaryDirectory(prefix="datafree-") as scratch, run.step("measure latency"):
         teacher = Path(scratch) / "teacher.onnx"
         export_onnx(result.teacher, teacher, target)
@@ -125,12 +125,12 @@ def _save(result: Result, folder: Path) -> None:
             timed = measure_latency(pair, seconds=2.0, threads=torch.get_num_threads(), opener=opener(target))
             for name, found in timed.items():
                 run.log("latency", model=name, **found)
-            speedup = timed["teacher"]["p10_ms"] / timed["student"]["p10_ms"]  # as a search for it was timed
+            speedup, undisturbed = (timed["teacher"][key] / timed["student"][key] for key in ("median_ms", "p10_ms"))
         if target.runtime == "onnxruntime":
             for name, path, graph in (("teacher", teacher, result.teacher), ("student", student, result.student)):
                 layers = [(layer.node, layer.kind) for layer in graph.layers]
                 run.log("layer_latency", model=name, **layer_latency(path, layers, threads=torch.get_num_threads()))
-    _note_limits(run, target, written, speedup)
+    _note_limits(run, target, written, speedup, undisturbed)
     begun = run.ledger.entries[0]["at"]
     files = {
         name: describe_file(folder / name) for name in FILES if (folder / name).is_file() and name != "ledger.jsonl"
@@ -166,10 +166,13 @@ def _note_file_sizes(run: Run, **files: Path) -> None:
         run.log("size", model=model, **fields, file_bytes=taken)
 
 
-def _note_limits(run: Run, target: Target, written: Mapping[str, Any], speedup: float | None) -> None:
+def _note_limits(
+    run: Run, target: Target, written: Mapping[str, Any], speedup: float | None, undisturbed: float | None
+) -> None:
     """What the file cannot give although it was asked for: users should hear it from us.
 
-    speedup: times as fast; None where the target does not run here
+    speedup: times as fast by medians, as the report says; undisturbed: by the fastest tenth of calls, as budgets are
+    held to (`api.clock`); None where the target does not run here
     """
     layers = [entry for entry in run.ledger.entries if entry["event"] == "layer"]
     asked = sorted({layer["bits"] for layer in layers} - {4, target.weights.bits, 32})
@@ -183,8 +186,8 @@ def _note_limits(run: Run, target: Target, written: Mapping[str, Any], speedup: 
         if entry["limit"] is not None and written["bytes"] > entry["limit"]:
             over = figures.size(written["bytes"] - entry["limit"])
             run.log("note", text=f"student.onnx is {over} larger than the budget allows.")
-        if entry["speedup"] is not None and speedup is not None and speedup < entry["speedup"]:
-            text = f"student.onnx is {figures.times(speedup)} as fast as the original when measured again, and the "
+        if entry["speedup"] is not None and undisturbed is not None and undisturbed < entry["speedup"]:
+            text = f"student.onnx is {figures.times(undisturbed)} as fast as the original when measured again, and the "
             run.log("note", text=text + f"budget asks for {figures.times(entry['speedup'])}.")
     found = next(entry for entry in reversed(run.ledger.entries) if entry["event"] == "parity")
     if found["optimised_steps"] > found["graph_steps"] + FUSED and any(layer["bits"] == 8 for layer in layers):
