@@ -6,10 +6,10 @@
 
 Writes `benchmarks/results/distill.csv`. `digits` is the bundled network, judged on its held-out 500; the
 CIFAR-10 networks come from `benchmarks.manifest` and are judged on all 10,000 test images: a pair, and a network whose
-student is itself with 2-bit weights and 4-bit activations. Schedules are short
-(`benchmarks.distill_cases`): rows compare features with each other, not with papers. No method sees an image of any
-data set (strictness L0), and the last state of a game is measured, never the best on a test set. `kl` and `agreement`
-are to the teacher, on synthetic images that nothing learned from. CPU seconds of one thread.
+students are itself with 2-bit weights and 4-bit activations, and without half of its inner channels. Schedules are
+short (`benchmarks.distill_cases`): rows compare features with each other, not with papers. No method sees an image of
+any data set (strictness L0), and the last state of a game is measured, never the best on a test set. `kl` and
+`agreement` are to the teacher, on synthetic images that nothing learned from. CPU seconds of one thread.
 
 An interrupted row goes on where it stopped: its run is kept in --runs until it is measured.
 """
@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.distill_cases import BITS, CASES, DIGITS, SCHEDULES, Case
+from benchmarks.distill_cases import CASES, DIGITS, SCHEDULES, STUDENTS, Case
 from benchmarks.manifest import REPOSITORY, load
 from benchmarks.provenance import provenance
 from datafree.bundled import test_set_path
@@ -66,7 +66,7 @@ def teacher_of(network: str) -> tuple[ModelGraph, Dataset]:
 
 def student_of(network: str, start: str, seed: int) -> ModelGraph | None:
     """What the recipe is handed; None where it begins with the teacher."""
-    if start == "teacher" or network in BITS:
+    if start == "teacher" or network in STUDENTS:
         return None
     teacher, draws = teacher_of(network)[0], Run(seed=seed).generator("student")
     if network != DIGITS:
@@ -79,7 +79,7 @@ def student_of(network: str, start: str, seed: int) -> ModelGraph | None:
 
 def settings_of(case: Case, network: str, rounds: int | None) -> dict[str, Any]:
     """The recipe's settings: the pair's schedule, what the case says, and the bits of its protocol."""
-    own = {**case.settings, "target": "layer_inputs", **BITS.get(network, {})}
+    own = {**case.settings, "target": "layer_inputs", **STUDENTS.get(network, {})}
     if not case.part:
         return own
     schedule = {**SCHEDULES[network], **({} if rounds is None else {"rounds": rounds})}
@@ -130,7 +130,7 @@ def protocol(case: Case, network: str, recipe: Any) -> str:
     told = "float" if bits == [None, None] else "".join(f"{a}{'32' if b is None else b}" for a, b in zip("WA", bits))
     students = {"anew": "a quarter of the width, begun anew", "kept": "a quarter of the width, repaired weights"}
     own = students.get(case.start, "the teacher") if network == DIGITS else "random weights"
-    student = "the teacher" if network in BITS else own
+    student = "the teacher" if network in STUDENTS else own
     game = getattr(recipe, case.part, None)
     played = f"; {game.rounds} rounds of {game.batch}, warm-up {game.warm_up}" if game is not None else ""
     return f"{student}; {told}, layer_inputs{played}; last state"

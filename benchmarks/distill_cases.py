@@ -10,15 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-DIGITS, PAIR, ROUNDED = "digits", "wrn40_1_c10 -> wrn16_1_c10", "wrn16_1_c10 -> W2A4"
+DIGITS, PAIR = "digits", "wrn40_1_c10 -> wrn16_1_c10"
+ROUNDED, PRUNED = "wrn16_1_c10 -> W2A4", "wrn16_1_c10 -> P50"
 
-BITS: dict[str, dict[str, Any]] = {ROUNDED: {"weights": 2, "activations": 4}}
-"""Where the student is the teacher itself, rounded in closed form."""
+STUDENTS: dict[str, dict[str, Any]] = {
+    ROUNDED: {"weights": 2, "activations": 4},
+    PRUNED: {"weights": None, "activations": None, "ratio": 0.5},
+}
+"""Where the student is the teacher itself: rounded, or without half of its inner channels, in closed form."""
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     DIGITS: {"rounds": 300, "warm_up": 150, "batch": 64, "latent": 64, "width": 16},
     PAIR: {"rounds": 400, "warm_up": 400, "batch": 64, "latent": 128, "width": 32},
     ROUNDED: {"rounds": 100, "warm_up": 150, "batch": 32, "latent": 128, "width": 32},
+    PRUNED: {"rounds": 200, "warm_up": 150, "batch": 32, "latent": 128, "width": 32},
 }
 """Short ones, for two processor cores: minutes for a row (of the pair an hour). The papers': 80,000 rounds of 128 and
 256 images.
@@ -32,7 +37,7 @@ class Case:
     recipe: its name; settings: its settings, those of the game apart
     game: settings of the game; part: the recipe's field that holds them
     start: what the student is: `anew` a quarter of the digits' width, or the pair's smaller network, without its
-        weights, or the teacher at the bits of `BITS`; `kept` the same with the weights it keeps (digits only);
+        weights, or what `STUDENTS` makes of the teacher; `kept` the same with the weights it keeps (digits only);
         `teacher` the recipe begins with the teacher
     against: the case it is read beside
     within: points of top-1 that may be lost, where that is a target
@@ -46,14 +51,14 @@ class Case:
     start: str = "anew"
     against: str = ""
     within: float | None = None
-    networks: tuple[str, ...] = (DIGITS, PAIR, ROUNDED)
+    networks: tuple[str, ...] = (DIGITS, PAIR, ROUNDED, PRUNED)
 
 
 def _student(method: str = "choi2020", start: str = "anew", **game: Any) -> Case:
     return Case(
         settings={"weights": None, "activations": None, "distiller": {"name": method}}, game=game, start=start,
         against="" if method == "choi2020" and not game and start == "anew" else "choi2020",
-        networks=(DIGITS, PAIR) if method == "zhu2020" else (DIGITS, PAIR, ROUNDED),
+        networks=(DIGITS, PAIR, PRUNED) if method == "zhu2020" else (DIGITS, PAIR, ROUNDED, PRUNED),
     )  # fmt: skip
 
 
@@ -83,6 +88,7 @@ _HALF = {"weights": None, "ratio": 0.5}
 
 CASES: dict[str, Case] = {
     "only rounded": Case(recipe="closed_form", part="", start="teacher", networks=(ROUNDED,)),
+    "only pruned": Case(recipe="closed_form", part="", start="teacher", networks=(PRUNED,)),
     # A smaller student in float, or one with few bits. Everything stands beside the first.
     "choi2020": _student(),
     "no statistics": _student(statistics=0.0),

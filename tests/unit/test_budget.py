@@ -229,7 +229,8 @@ def test_what_is_forecast_to_be_the_fastest_is_tried_before_the_smallest(plain, 
         return {"teacher": 10.0, **({"student": next(students)} if "student" in files else {})}
 
     run = Run()
-    search = Search(plain, ClosedForm(), run, tmp_path, clock=clock, free=ALL - {"layer_bits"}, ladder=(0.0, 0.4, 0.6))
+    search = Search(plain, ClosedForm(), run, tmp_path, clock=clock, free=ALL - {"layer_bits", "scope"},
+                    ladder=(0.0, 0.4, 0.6))  # fmt: skip
     search.candidates._pace = LikesEights(search.bench.widths)
     with pytest.raises(Refusal, match=r"5 ms were asked and 6 reached, of 10: 1.7 times as fast.*scope=all"):
         search.best(Budget(speedup=2))
@@ -237,6 +238,28 @@ def test_what_is_forecast_to_be_the_fastest_is_tried_before_the_smallest(plain, 
     assert (first["multiple"], second["multiple"]) == (8, 1)
     assert second["ratio"] == 0.6
     assert not list(students)
+
+
+@pytest.fixture(scope="module")
+def residual():
+    return ModelGraph.trace(*ZOO["residual"]())
+
+
+def test_residual_streams_open_where_nothing_else_keeps_the_budget(residual):
+    """And only there; who asks for inner channels gets the refusal, which says how to open them."""
+    run, ladder = Run(), (0.0, 0.4, 0.8)
+    best = fit(residual, ClosedForm(), Budget(macs=0.15), run, clock=never, free=ALL, ladder=ladder)
+    assert best.request.scope == "all"
+    assert best.macs <= 0.15
+    assert any("residual streams may lose" in entry.get("text", "") for entry in run.ledger.entries)
+    with pytest.raises(Refusal, match="scope=all"):
+        fit(residual, ClosedForm(), Budget(macs=0.15), Run(), clock=never, free=ALL - {"scope"}, ladder=ladder)
+    near = fit(residual, ClosedForm(), Budget(macs=0.8), Run(), clock=never, free=ALL, ladder=ladder)
+    assert near.request.scope == "inner"
+    assert near.macs <= 0.8
+    with pytest.raises(Refusal) as refusal:
+        fit(residual, ClosedForm(), Budget(macs=1e-3), Run(), clock=never, free=ALL, ladder=ladder)
+    assert "scope" not in str(refusal.value)
 
 
 def test_a_search_without_time_takes_uniform_shares(plain):

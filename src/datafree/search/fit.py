@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ from datafree.spec import Budget, Refusal
 
 LADDER = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 """Shares of channels that are tried."""
-FREE = ("ratio", "group_ratios", "multiple", "layer_bits")
-"""Settings of a recipe that a budget may choose."""
+FREE = ("ratio", "group_ratios", "multiple", "layer_bits", "scope")
+"""Settings of a recipe that a budget may choose; the scope only becomes wider, where nothing else keeps the budget."""
 ROUNDS = 4
 """How often limits are drawn tighter where written files broke them."""
 SHARE = 0.3
@@ -85,6 +85,7 @@ class Search:
         self.bench = Bench(self.teacher, self.request, self.run, self.files, "layer_bits" in self.free)
         self.candidates = Candidates(self.bench, self.clock, self.free, self.ladder, self.profiler)
         self._original: int | None = None
+        self._wider: Search | None = None
 
     def original(self) -> int:
         """Bytes of the original's file, which is written once."""
@@ -106,21 +107,50 @@ class Search:
 
     def best(self, budget: Budget) -> Fitted:
         """The nearest to the original that keeps the budget, its file written. Raises Refusal where none does."""
-        limits = drawn = self.limits(budget)
+        limits = self.limits(budget)
         tried: list[Fitted] = []
+        for made in self._tries(limits):
+            tried.append(made)
+            if limits.kept_by(made):
+                return made
+        raise self._out_of_reach(min(tried, key=limits.excess), limits)
+
+    def _tries(self, limits: Limits) -> Iterator[Fitted]:
+        """Files one after the other, until one keeps the limits: by the forecasts, then the least there can be, as
+        forecasts may be too dark. Residual streams stay whole while anything else is left to try: what they lose,
+        every layer that reads them loses.
+        """
+        yield from self._by_forecast(limits)
+        wider = self.wider
+        if wider is not None:
+            self.run.log("note", text="No choice of inner channels keeps the budget, so residual streams may lose some "
+                         "too; `--set scope=inner` forbids it.")  # fmt: skip
+            yield from wider._by_forecast(limits)
+        for search in [self, wider] if wider and self.bench.groups else [wider or self]:
+            yield from (search._written(last, limits) for last in search.candidates.last(limits))
+
+    def _by_forecast(self, limits: Limits) -> Iterator[Fitted]:
+        drawn = limits
         for _ in range(ROUNDS):
             found = self.candidates.within(drawn)
             if not found:
-                break
-            tried.append(self._written(found[0], limits))
-            if limits.kept_by(tried[-1]):
-                return tried[-1]
-            drawn = drawn.tighter(limits, tried[-1], found[0])
-        for last in self.candidates.last(limits):  # forecasts may be too dark
-            tried.append(self._written(last, limits))
-            if limits.kept_by(tried[-1]):
-                return tried[-1]
-        raise self._out_of_reach(min(tried, key=limits.excess), limits)
+                return
+            made = self._written(found[0], limits)
+            yield made
+            drawn = drawn.tighter(limits, made, found[0])
+
+    @property
+    def wider(self) -> Search | None:
+        """The same search with residual streams open too; None where that is not free, or opens nothing."""
+        if not {"scope", "ratio"} <= self.free or self.request.scope == "all":
+            return None
+        if self._wider is None:
+            request = dataclasses.replace(self.request, scope="all")
+            wider = Search(self.teacher, request, self.run, self.files, clock=self.clock, free=self.free,
+                           ladder=self.ladder, profiler=self.profiler)  # fmt: skip
+            wider.candidates.timed_as(self.candidates)
+            self._wider = wider
+        return self._wider if len(self._wider.bench.groups) > len(self.bench.groups) else None
 
     def _written(self, one: Fitted, limits: Limits) -> Fitted:
         path, size = self.bench.write(one)
@@ -144,7 +174,7 @@ class Search:
         remedies = ["ask for less"]
         if not {"ratio", "group_ratios"} <= self.free or (limits.size < math.inf and "layer_bits" not in self.free):
             remedies.append("leave --weights and --prune open")
-        if self.request.scope == "inner":
+        if self.request.scope == "inner" and self.wider is None:
             remedies.append("let residual streams lose channels too: --set scope=all")
         return Refusal("the budget is out of reach", why="; ".join(reached), remedy=", or ".join(remedies))
 
