@@ -4,8 +4,9 @@
     python -m benchmarks.budget resnet20_c10 --shares 0.125
     python -m benchmarks.budget resnet20_c10 --speedups 2 3 5 --seconds 5   # on a machine that does nothing else
 
-Replaces the rows of what it measures in `benchmarks/results/budget.csv`. A row is one file: the recipe `closed_form`
-for ONNX Runtime (8-bit activations), all test images, no image seen by any method (strictness L0), seed 0.
+Replaces the rows of what it measures in `benchmarks/results/budget.csv`, those of a speed only where they are of the
+same machine. A row is one file: the recipe `closed_form` for ONNX Runtime (8-bit activations), all test images, no
+image seen by any method (strictness L0), seed 0.
 
 limit: share of the fp32 file, or times as fast as it
 setting: `budget` is what `--size` or `--speedup` gives; W8 and W4 are uniform bits, P30 the same with 30 % of every
@@ -176,6 +177,12 @@ def write(rows: list[Row], path: Path) -> None:
         table.writerows(sorted(rows, key=lambda row: list(NETWORKS).index(row["network"])))
 
 
+def replaced(old: Row, fresh: Row) -> bool:
+    """Whether a row is of the same network, limit and, where it tells times, machine."""
+    same = ("network", "limit", *(["machine"] if "fast" in old["limit"] else []))
+    return all(old[name] == fresh[name] for name in same)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=list(NETWORKS), help="all when left out")
@@ -204,8 +211,7 @@ def main() -> None:
                                   "fp32_top1": f"{expected[network]:.2f}", **row, **provenance()})  # fmt: skip
                     told = row.get("top1", row.get("note"))
                     print(f"{network:26} {row['limit']:18} {row['setting']:8} {told}", flush=True)
-                limit = fresh[0]["limit"]
-                old = [row for row in read(options.results) if (row["network"], row["limit"]) != (network, limit)]
+                old = [row for row in read(options.results) if not replaced(row, fresh[0])]
                 write([*old, *fresh], options.results)
 
 

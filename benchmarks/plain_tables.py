@@ -73,7 +73,7 @@ settings of each number of bits that fit (P10: 10 % of all channels); or so many
 machine that others used meanwhile, beside the widest uniform settings that are (x8: widths in multiples of 8). Top-1 of
 the file on all test images; `error`: what the search measured, as a share of the answers' energy.""",
         columns=("network", "limit", "setting", "fp32_top1", "top1", "standard_error", "bytes", "forecast_bytes",
-                 "speedup", "macs_share", "layers_in_4_bits", "error", "search_seconds", "note"),
+                 "speedup", "macs_share", "layers_in_4_bits", "error", "search_seconds", "note", "machine"),
         heads={"fp32_top1": "fp32", "top1": "top-1", "standard_error": "±", "speedup": "times as fast",
                "macs_share": "share of operations", "search_seconds": "CPU seconds of the search"},
     ),

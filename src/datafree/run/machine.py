@@ -31,14 +31,22 @@ def own_version() -> str:
         return "source"
 
 
+_INTEGERS, _BFLOAT = {"avx512_vnni", "avx_vnni"}, {"avx512_bf16", "amx_bf16"}
+
+
 def machine() -> str:
-    """Processor, the vector instructions PyTorch takes on it, and system in one line; nobody's name."""
+    """Processor, the vector instructions PyTorch takes on it (and on Linux whether there are any for sums of 8-bit
+    products and for bfloat16), and system in one line; nobody's name.
+    """
     import torch
 
-    processor = platform.processor() or platform.machine()
+    processor, flags = platform.processor() or platform.machine(), set[str]()
     table = Path("/proc/cpuinfo")  # the kernel's table; `platform` knows only the architecture on Linux
     if table.exists():
-        lines = table.read_text(encoding="utf-8", errors="replace").splitlines()
-        processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), processor)
-    vectors = torch.backends.cpu.get_cpu_capability()
+        pairs = [line.partition(":") for line in table.read_text(encoding="utf-8", errors="replace").splitlines()]
+        processor = next((value.strip() for key, _, value in pairs if key.startswith("model name")), processor)
+        flags = set(next((value for key, _, value in pairs if key.startswith("flags")), "").split())
+    vectors = (
+        torch.backends.cpu.get_cpu_capability() + " VNNI" * bool(flags & _INTEGERS) + " BF16" * bool(flags & _BFLOAT)
+    )
     return f"{processor}, {os.cpu_count()} logical processors, {vectors}, {platform.system()} {platform.machine()}"
