@@ -33,7 +33,6 @@ from benchmarks.distill_cases import CASES, DIGITS, SCHEDULES, STUDENTS, Case
 from benchmarks.manifest import REPOSITORY, load
 from benchmarks.provenance import provenance
 from datafree.bundled import test_set_path
-from datafree.compensate.least_squares import LeastSquares
 from datafree.evaluate import Dataset, evaluate, fidelity, open_dataset
 from datafree.graph import ModelGraph, cost
 from datafree.graph.doors import open_model
@@ -66,22 +65,23 @@ def teacher_of(network: str) -> tuple[ModelGraph, Dataset]:
 
 def student_of(network: str, start: str, seed: int) -> ModelGraph | None:
     """What the recipe is handed; None where it begins with the teacher."""
-    if start == "teacher" or network in STUDENTS:
+    if start in ("teacher", "kept") or network in STUDENTS:
         return None
     teacher, draws = teacher_of(network)[0], Run(seed=seed).generator("student")
     if network != DIGITS:
         return reinitialize(load(network.split(" -> ")[1]).graph, draws)[0]
-    narrow = prune(teacher, ratio=QUARTER, criterion=Schur(), run=Run(), scope="all")
-    if start == "anew":
-        return reinitialize(narrow, draws)[0]
-    return LeastSquares().compensate(narrow, teacher, Run())
+    return reinitialize(prune(teacher, ratio=QUARTER, criterion=Schur(), run=Run(), scope="all"), draws)[0]
 
 
 def settings_of(case: Case, network: str, rounds: int | None) -> dict[str, Any]:
     """The recipe's settings: the pair's schedule, what the case says, and the bits of its protocol."""
     own = {**case.settings, "target": "layer_inputs", **STUDENTS.get(network, {})}
+    if case.start == "kept":
+        own |= {"ratio": QUARTER, "scope": "all"}
     if not case.part:
         return own
+    if case.recipe != "zhu2020":
+        own["guard"] = False  # what a game takes away is what is to be seen
     schedule = {**SCHEDULES[network], **({} if rounds is None else {"rounds": rounds})}
     held = case.settings.get(case.part, {})
     if isinstance(held, Mapping) and held.get("name") == "lottery":  # several games share the rounds of one

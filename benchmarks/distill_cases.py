@@ -7,7 +7,7 @@ differs in this one thing alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 DIGITS, PAIR = "digits", "wrn40_1_c10 -> wrn16_1_c10"
@@ -23,7 +23,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     DIGITS: {"rounds": 300, "warm_up": 150, "batch": 64, "latent": 64, "width": 16},
     PAIR: {"rounds": 400, "warm_up": 400, "batch": 64, "latent": 128, "width": 32},
     ROUNDED: {"rounds": 100, "warm_up": 150, "batch": 32, "latent": 128, "width": 32},
-    PRUNED: {"rounds": 200, "warm_up": 150, "batch": 32, "latent": 128, "width": 32},
+    PRUNED: {"rounds": 100, "warm_up": 150, "batch": 32, "latent": 128, "width": 32},
 }
 """Short ones, for two processor cores: minutes for a row (of the pair an hour). The papers': 80,000 rounds of 128 and
 256 images.
@@ -104,6 +104,8 @@ CASES: dict[str, Case] = {
     "momentum": _student(momentum=0.9),
     "generators anew": _student(reset_every=50),
     "adversarial": _student("adversarial"),
+    "no features": replace(_student(features=0.0), networks=(ROUNDED, PRUNED)),
+    "large steps": replace(_student(rate=0.1), networks=(PRUNED,)),
     "transfer, KL": _student("zhu2020", bits=None),
     "transfer, symmetric": _student("zhu2020", bits=None, divergence="symmetric"),
     "transfer, no attention": _student("zhu2020", bits=None, attention=0.0),
@@ -113,6 +115,10 @@ CASES: dict[str, Case] = {
     ),
     "quarter, kept, features": Case(
         settings={"weights": None, "activations": None, "distiller": {"name": "choi2020"}}, game={"features": 1.0},
+        start="kept", against="quarter, kept weights", within=1.0, networks=(DIGITS,),
+    ),
+    "quarter, kept, large steps": Case(
+        settings={"weights": None, "activations": None, "distiller": {"name": "choi2020"}}, game={"rate": 0.1},
         start="kept", against="quarter, kept weights", within=1.0, networks=(DIGITS,),
     ),
     "quarter, kept, adversarial": Case(

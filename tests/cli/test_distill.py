@@ -14,10 +14,15 @@ from torch import nn
 import datafree
 from datafree.bundled import test_set_path as digits_path
 from datafree.cli import main
+from datafree.distill import Choi2020, Zhu2020
+from datafree.distill.trained import for_trained
 from datafree.export import load_pt2, read_sparse
-from datafree.graph import channel_groups, quantizers
-from datafree.recipes.settings import from_yaml
-from datafree.run import read_ledger
+from datafree.graph import ModelGraph, channel_groups, quantizers
+from datafree.graph.doors import open_model
+from datafree.prune.schur import Schur
+from datafree.recipes.pupil import narrowed
+from datafree.recipes.settings import build, from_yaml
+from datafree.run import Run, read_ledger
 
 SHORT = {"rounds": 2, "warm_up": 2, "student_steps": 2, "batch": 8, "width": 4, "latent": 8, "compile": "never"}
 SET = [part for name, value in SHORT.items() for part in ("--set", f"{name}={value}")]
@@ -117,6 +122,51 @@ def test_a_recipe_makes_the_student_first(tmp_path):
     steps = [entry["step"] for entry in result.run.ledger.entries if entry["event"] == "step"]
     assert steps.index("prune") < steps.index("quantize") < steps.index("distill")
     assert steps.count("distill") == 1, "what comes quantized learns through its rounding at once"
+
+
+def test_what_a_game_takes_from_trained_weights_is_given_back(tmp_path):
+    """A rate that destroys them is the user's own; the student they had is what they get, and a note says so."""
+    harsh = {**SHORT, "rate": 3.0}
+    result = datafree.make_student("bundled:digits", prune=0.5, settings=harsh, folder=tmp_path / "out")
+    (guarded,) = [entry for entry in result.run.ledger.entries if entry["event"] == "guarded"]
+    assert guarded["kl_after"] > guarded["kl_before"]
+    assert guarded["kept"] is False
+    assert any("it was undone" in entry.get("text", "") for entry in result.run.ledger.entries)
+    own = {"weights": None, "activations": None, "ratio": 0.5, "guard": False, "judges": 0}
+    asked = build("distilled", {**own, "distiller": {"name": "choi2020", **harsh}})
+    lost = asked.compress(result.teacher, result.teacher.inputs, Run())
+    weight = result.student.layers[0].weight
+    assert not torch.equal(lost.tensor(weight), result.student.tensor(weight))
+
+
+def test_trained_weights_take_small_steps_unless_others_are_asked_for():
+    teacher = open_model("bundled:digits")
+    student = narrowed(build("distilled", {"ratio": 0.5}), teacher, Run(), Schur(), None)
+    gentle = for_trained(Choi2020(), student, teacher)
+    assert (gentle.rate, gentle.optimizer, gentle.relative, gentle.features) == (0.02, "adam", True, 30.0)
+    thin = narrowed(build("distilled", {"ratio": 0.5, "scope": "all"}), teacher, Run(), Schur(), None)
+    assert for_trained(Choi2020(), thin, teacher).features is None, "what is left of a stream has more to carry"
+    asked = Choi2020(rate=0.5, features=0.0)
+    assert for_trained(asked, student, teacher) == asked
+    assert for_trained(Zhu2020(), student, teacher) == Zhu2020(), "its own rate is set"
+    other = ModelGraph.trace(nn.Sequential(nn.Flatten(), nn.Linear(256, 10)), teacher.inputs)
+    assert for_trained(Choi2020(), other, teacher).features is None, "it has none of its teacher's blocks"
+
+
+@pytest.mark.parametrize(
+    ("settings", "handed", "trained"),
+    [
+        ({"ratio": 0.5}, False, True),
+        ({"ratio": 0.5, "start": "random"}, False, False),
+        ({"first": {"name": "best"}}, False, True),
+        ({"student": "timm:resnet18"}, False, False),
+        ({"student": "timm:resnet18", "student_checkpoint": "trained.pt"}, False, True),
+        ({"student": "an/earlier/run"}, True, True),
+        ({}, True, False),
+    ],
+)
+def test_who_comes_with_trained_weights(settings, handed, trained):
+    assert build("distilled", settings)._trained(handed=handed) is trained
 
 
 def test_the_same_command_goes_on_and_other_settings_are_refused(folder, capsys):

@@ -48,8 +48,10 @@ class Weights(Play):
     """Raise the distance only where student and teacher name the same class (Fang et al. 2022)."""
     temperature: float = Field(default=1.0, gt=0)
     """Softening of both answers in the students' loss."""
-    features: float = Field(default=0.0, ge=0)
-    """Weight of the blocks' squared errors, as shares of the teacher's variance; for students of its architecture."""
+    features: float | None = Field(default=None, ge=0)
+    """Weight of the blocks' squared errors, as shares of the teacher's variance, for students of its architecture.
+    None: 0, and 30 of those that come with trained weights and all channels between their blocks.
+    """
     calibrate: int = Field(default=0, ge=0)
     """Images of the warmed-up generator that give a quantized student its activation ranges; 0: kept as they come."""
 
@@ -66,9 +68,7 @@ class Knowledge(Rules):
     def looks(self, student: ModelGraph, teacher: ModelGraph) -> Looks:
         if not self.weights.features:
             return Looks()
-        self.counterparts = Counterparts(student, teacher)
-        cuts = [block.output for block in blocks(teacher)[:-1]]
-        self.cuts = tuple(name for name in cuts if self.counterparts.node(name))
+        self.counterparts, self.cuts = compared(student, teacher)
         if not self.cuts:
             raise Refusal(
                 "the blocks' values cannot be compared",
@@ -106,7 +106,7 @@ class Knowledge(Rules):
             for name, mark, value in zip(self.cuts, told.values, heard.values, strict=True):
                 mark = self.counterparts.narrowed(mark, name)
                 errors.append(F.mse_loss(value, mark) / mark.var().clamp(min=1e-12))
-            terms["features"] = w.features * torch.stack(errors).mean()
+            terms["features"] = (w.features or 0.0) * torch.stack(errors).mean()
         return terms
 
     def _distance(self, told: Tensor, heard: Tensor) -> Tensor:
@@ -119,6 +119,12 @@ class Knowledge(Rules):
     def _deviation(self, seen: Seen) -> Tensor:
         """Sum over layers and channels of the divergence of Gaussians."""
         return torch.stack([_divergence(m, k) for m, k in zip(seen.moments, seen.known.known, strict=True)]).sum()
+
+
+def compared(student: ModelGraph, teacher: ModelGraph) -> tuple[Counterparts, tuple[str, ...]]:
+    """What stands for what, and the teacher's values between blocks that the student has too. teacher: folded"""
+    counterparts = Counterparts(student, teacher)
+    return counterparts, tuple(block.output for block in blocks(teacher)[:-1] if counterparts.node(block.output))
 
 
 def _divergence(moments: Tensor, known: Statistics) -> Tensor:

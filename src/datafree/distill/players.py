@@ -19,6 +19,7 @@ from datafree.nn import Quantizer
 from datafree.nn.generator import COARSE, Generator
 
 _FUSED = {"cpu", "cuda"}
+_RATE = 0.1  # of students begun anew
 
 
 class Artist:
@@ -87,7 +88,7 @@ class Learner:
         make_on(self.whole.module, device)
         self.module.to(memory_format=torch.channels_last)
         self.forward: Callable[[Tensor], Any] = self.module
-        rate = settings.rate if float_weights else settings.quantized_rate
+        rate = (settings.rate or _RATE) if float_weights else settings.quantized_rate
         tensors, sizes = self.whole.tensors, self.whole.sizes
         groups = []
         for heavy in (True, False):

@@ -35,6 +35,10 @@ class Counterparts:
             return users[0].name
         return name
 
+    def narrow(self, name: str) -> bool:
+        """Whether the student's value has fewer channels than the teacher's."""
+        return name in self._narrow
+
     def _folded_in_teacher(self, node: fx.Node) -> bool:
         return kind(node) == "batch_norm" and node.name not in self.teacher.nodes
 

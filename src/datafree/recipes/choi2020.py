@@ -21,7 +21,7 @@ from datafree.graph.biases import round_biases
 from datafree.prune.schur import Schur
 from datafree.quantize import MinMax, Nearest
 from datafree.recipes.closed_form import ClosedForm
-from datafree.recipes.pupil import judging_images, narrowed
+from datafree.recipes.pupil import judging_images, narrowed, taught
 from datafree.recipes.request import Request
 from datafree.run import Run
 from datafree.spec import InputSpec, Paper, method
@@ -39,6 +39,8 @@ class Choi2020Recipe(Request):
     """The generator, the game, and how many of its images tell the ranges."""
     judges: int = Field(default=128, ge=0)
     """Images of moment_matching on which the result is compared with the teacher; nothing learns from them. 0: none."""
+    guard: bool = True
+    """Undo what takes a student farther from its teacher, on the images that judge."""
 
     paper: ClassVar[Paper] = Choi2020.paper
 
@@ -49,9 +51,9 @@ class Choi2020Recipe(Request):
         if self.prunes:
             student = narrowed(self, teacher, run, Schur(), LeastSquares())
             with run.within(0.5):
-                student = self.distiller.distill(student, teacher, run)
+                student = taught(self.distiller, student, teacher, run, trained=True, guard=self.guard)
         if self.weights is None and self.activations is None and not self.layer_bits:
             return student
         student = ClosedForm.asked_by(self, ratio=0.0, group_ratios={}, **nearest).compress(student, inputs, run)
-        student = game.distill(student, teacher, run)
+        student = taught(game, student, teacher, run, trained=False, guard=self.guard)
         return round_biases(student) if quantizers(student) else student

@@ -1,4 +1,4 @@
-"""What recipes of distillation begin with: a student, and the images that judge it in the end."""
+"""What recipes of distillation share: the student they begin with, the images that judge it, and the game."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from datafree.compensate import Compensator
+from datafree.distill import Distiller
+from datafree.distill.trained import for_trained
 from datafree.graph import ModelGraph
 from datafree.graph.doors import open_student
 from datafree.graph.reinitialize import reinitialize
 from datafree.prune import Criterion, prune
 from datafree.recipes.request import Request
+from datafree.reconstruct.guard import nearer
 from datafree.run import Run
-from datafree.spec import InputSpec, Refusal
+from datafree.spec import InputSpec, Refusal, name_of
 from datafree.synthesize import synthesize
 from datafree.synthesize.moment_matching import MomentMatching
 
@@ -63,6 +66,25 @@ def narrowed(
         return student
     with run.step("compensate"):
         return compensator.compensate(student, teacher, run)
+
+
+def taught(
+    distiller: Distiller, student: ModelGraph, teacher: ModelGraph, run: Run, *, trained: bool, guard: bool
+) -> ModelGraph:
+    """What the game makes of the student.
+
+    trained: the student comes with trained weights (`for_trained`)
+    guard: hand the student back as it came, where it is nearer to the teacher on the run's judging images. A game that
+        changes what the student is, its bits or its channels, is not judged.
+
+    Raises what the distiller raises.
+    """
+    if trained:
+        distiller = for_trained(distiller, student, teacher)
+    found = distiller.distill(student, teacher, run)
+    if run.judges is None or not guard or getattr(distiller, "transforms", False):
+        return found
+    return nearer(student, found, teacher, run.judges, run, name_of(distiller))
 
 
 def judging_images(teacher: ModelGraph, count: int, run: Run) -> Tensor | None:

