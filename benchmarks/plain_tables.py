@@ -77,6 +77,15 @@ the file on all test images; `error`: what the search measured, as a share of th
         heads={"fp32_top1": "fp32", "top1": "top-1", "standard_error": "±", "speedup": "times as fast",
                "macs_share": "share of operations", "search_seconds": "CPU seconds of the search"},
     ),
+    "search_speed": Plain(
+        title="How long the search for a budget takes",
+        about="""\
+`python -m benchmarks.search_speed`, all threads of a machine that did nothing else; weights are random. Table: whether
+layers had been timed before on this machine.""",
+        columns=("network", "limit", "table", "seconds", "cpu_seconds", "table_seconds", "bytes", "milliseconds",
+                 "macs", "note", "machine"),
+        heads={"cpu_seconds": "CPU seconds", "table_seconds": "seconds of the table", "macs": "share of operations"},
+    ),
     "latency_forecast": Plain(
         title="Forecast latency beside the file's own",
         about="""\

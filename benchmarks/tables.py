@@ -286,6 +286,7 @@ its test images are the same. Settings without a row were not measured yet.
 {chapter("Distillation", DISTILLATION, distillation())}\
 {plain("distill_gpu")}\
 {plain("budget")}\
+{plain("search_speed")}\
 {plain("latency_forecast")}\
 {plain("peers")}\
 {plain("onnx_in")}\
