@@ -47,8 +47,8 @@ class Play:
     optimizer: Literal["sgd", "adam"] = "sgd"
     """Of the students: SGD with Nesterov's momentum, or Adam."""
     rate: float | None = Field(default=None, gt=0)
-    """First learning rate of students in float. None: 0.1, and of those that come with trained weights 0.02 of each
-    tensor's size, with Adam.
+    """First learning rate of students in float. None: 0.1; of those that come with trained weights 0.02 of each
+    tensor's size, with Adam, and where they have L > 20 layers 20 / L of it.
     """
     quantized_rate: float = Field(default=1e-3, gt=0)
     """First learning rate of quantized students."""

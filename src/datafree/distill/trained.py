@@ -16,8 +16,7 @@ from datafree.distill.distiller import Distiller
 from datafree.distill.knowledge import compared
 from datafree.graph import ModelGraph, fold_batchnorm, quantizers
 
-_STEPS: dict[str, Any] = {"optimizer": "adam", "relative": True, "rate": 0.02}
-_FEATURES = 30.0
+_RATE, _LAYERS, _FEATURES = 0.02, 20, 30.0
 
 
 def for_trained(distiller: Distiller, student: ModelGraph, teacher: ModelGraph) -> Distiller:
@@ -28,7 +27,9 @@ def for_trained(distiller: Distiller, student: ModelGraph, teacher: ModelGraph) 
     settings: Any = distiller
     changes: dict[str, Any] = {}
     if _unset(settings, "rate") and not quantizers(student):
-        changes |= _STEPS
+        # As in `qat`: relative changes of layers add up along a deep network.
+        rate = _RATE * min(1.0, _LAYERS / len(student.layers))
+        changes |= {"optimizer": "adam", "relative": True, "rate": rate}
     if _unset(settings, "features"):
         counterparts, cuts = compared(student, fold_batchnorm(teacher))
         if cuts and not any(counterparts.narrow(name) for name in cuts):

@@ -43,6 +43,7 @@ _KINDS = {
         "view.default", "reshape.default", "flatten.using_ints", "unflatten.int", "squeeze.dim", "squeeze.dims",
         "squeeze.default", "unsqueeze.default", "permute.default", "transpose.int", "t.default", "contiguous.default",
         "_unsafe_view.default", "expand.default", "movedim.int", "view_as.default",
+        "reshape_as.default",
     ),
     "slice": ("slice.Tensor", "select.int", "chunk.default", "split.Tensor", "split_with_sizes.default", "unbind.int",
               "narrow.default", "index.Tensor", "index_select.default"),

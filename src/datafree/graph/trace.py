@@ -13,6 +13,13 @@ from datafree.graph.regions import write_out_regions
 from datafree.spec import InputSpec, Refusal
 
 _KEPT_META = ("nn_module_stack", "val")
+_ATEN = torch.ops.aten
+_OF_ANY_LAYOUT = {
+    _ATEN.view.default: _ATEN.reshape.default,
+    _ATEN._unsafe_view.default: _ATEN.reshape.default,
+    _ATEN.view_as.default: _ATEN.reshape_as.default,
+}
+"""`x.view(n, -1)` refuses values that lie channels-last, which is how networks run fast; these take them."""
 
 
 def export_flat(model: nn.Module, inputs: InputSpec) -> fx.GraphModule:
@@ -66,6 +73,7 @@ def flatten(program: torch.export.ExportedProgram) -> fx.GraphModule:
             module.graph.erase_node(node)
             continue
         node.meta = {key: value for key, value in node.meta.items() if key in _KEPT_META}
+        node.target = _OF_ANY_LAYOUT.get(node.target, node.target)
     assert isinstance(module, fx.GraphModule)
     module._forward_pre_hooks.clear()  # they refuse other batches than the exported one; shapes are ours to keep
     module._forward_pre_hooks_with_kwargs.clear()

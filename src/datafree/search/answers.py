@@ -21,7 +21,8 @@ class Answers:
     """
 
     def __init__(self, teacher: ModelGraph, images: Tensor) -> None:
-        self.images = images
+        # Convolutions are up to twice as fast on values that lie channels-last.
+        self.images = images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
         self.wanted = self.of(teacher)
         self.large = PICTURES * cost(teacher).macs > WORK
         self.energy = max(float(self.wanted.square().sum()), 1e-30)
