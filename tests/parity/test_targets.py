@@ -234,6 +234,19 @@ def test_auto_is_what_the_processor_adds_exactly(overflows, target, monkeypatch)
         settle_target(ClosedForm(target="openvin"), run)
 
 
+def test_auto_speaks_of_no_integers_where_none_are_multiplied(monkeypatch):
+    """Nor does a weight lose its eighth bit for sums that are never made."""
+    monkeypatch.setattr(overflow, "sums_overflow", lambda: True)
+    for weights, activations in ((8, None), (None, 8), (None, None)):
+        run = Run()
+        asked = ClosedForm(target="auto", weights=weights, activations=activations)
+        assert settle_target(asked, run).target == "onnxruntime"
+        assert "alike on every processor" in run.ledger.entries[-1]["why"]
+    for one in ({"layer_bits": {"conv": 8}}, {"weights": 4}):
+        asked = ClosedForm(**{"target": "auto", "weights": None, **one})
+        assert settle_target(asked, Run()).target == "onnxruntime_avx2"
+
+
 @pytest.mark.parametrize(("overflows", "weights", "notes"), [(True, 8, 1), (True, 7, 0), (False, 8, 0)])
 def test_openvino_warns_where_its_sums_overflow(overflows, weights, notes, monkeypatch):
     monkeypatch.setattr(overflow, "sums_overflow", lambda: overflows)

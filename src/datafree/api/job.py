@@ -33,10 +33,18 @@ _EXACT = (
     "this processor adds 8-bit products exactly; for x86 processors without VNNI, where their sums overflow, use "
     "`--target onnxruntime_avx2`: 7-bit weights in a file of the same size"
 )
+_FLOAT = "nothing in it is multiplied in integers, so it answers alike on every processor"
 _OPENVINO_OVERFLOWS = (
     "This processor overflows where it adds 8-bit products (it has no VNNI), in OpenVINO too: answers are wrong here "
     "and right where there is VNNI. `--weights 7` is right everywhere, in a file of the same size."
 )
+
+
+def _multiplies_integers(recipe: Any) -> bool:
+    """Whether its student will: both its weights and its activations have bits, or it may come with some."""
+    bits = [getattr(recipe, name, None) for name in ("weights", "activations")]
+    come = any(getattr(recipe, name, None) for name in ("student", "layer_bits"))
+    return None not in bits or come
 
 
 def settle_target(recipe: Any, run: Run) -> Any:
@@ -48,7 +56,10 @@ def settle_target(recipe: Any, run: Run) -> Any:
     if asked is None:
         return recipe
     choose(asked, {**TARGETS, AUTO: None}, "target")
-    if asked == AUTO:
+    if asked == AUTO and not _multiplies_integers(recipe):
+        recipe = dataclasses.replace(recipe, target="onnxruntime")
+        run.log("target", name=recipe.target, asked=asked, why=_FLOAT)
+    elif asked == AUTO:
         from datafree.export.overflow import sums_overflow  # slow to import
 
         overflow = sums_overflow()
