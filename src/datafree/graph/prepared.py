@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_aggregate
 
 from datafree.functional.moments import image_moments
 from datafree.graph import ModelGraph, fold_batchnorm
@@ -79,6 +81,8 @@ def prepare(
         name for norm in folded.batchnorms for name in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
     }
     _cast(module, dtype, device, exact)
+    if dtype != torch.float32:
+        _made_in(module, dtype)
     moved = tuple(Statistics(s.node, s.mean.to(device), s.std.to(device), s.eps) for s in known)
     return PreparedTeacher(module, moved, dtype)
 
@@ -134,6 +138,31 @@ def _cast(module: fx.GraphModule, dtype: torch.dtype, device: str, exact: set[st
     for parameter in module.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def _made_in(module: fx.GraphModule, dtype: torch.dtype) -> None:
+    """Let no float32 come up on the way, in place: a layer of other numbers refuses it. What the network makes out of
+    nothing (ones, positions) is cast where values read it, and what it would cast to float32 becomes `dtype`.
+    """
+    made = set[fx.Node]()
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and (op_name(node) == "sym_size" or made.issuperset(node.all_input_nodes)):
+            made.add(node)
+            continue
+        node.args, node.kwargs = (map_aggregate(part, partial(_lowered, dtype)) for part in (node.args, node.kwargs))
+        for one in [one for one in node.all_input_nodes if one in made and op_name(one) != "sym_size"]:
+            with module.graph.inserting_before(node):
+                node.replace_input_with(one, module.graph.call_function(_floats_in, (one, dtype)))
+    module.recompile()
+
+
+def _lowered(dtype: torch.dtype, argument: Any) -> Any:
+    return dtype if argument is torch.float32 else argument
+
+
+def _floats_in(value: Any, dtype: torch.dtype) -> Any:
+    """Positions in integers stay what they are."""
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def check_teachers(teachers: Sequence[ModelGraph], inputs: InputSpec, *, classes: bool = False) -> None:
