@@ -190,5 +190,7 @@ def random_networks() -> str:
     for files in dict.fromkeys(row["files"] for row in found):
         own = [row for row in found if row["files"] == files]
         sums = [sum(int(row[name]) for row in own) for name in ("networks", "served", "refused", "wrong")]
-        body.append([{"both": "to the files", "none": "to the student"}[files], *map(str, sums)])
+        body.append(
+            [{"both": "to the files", "none": "to the student", "learned": "while they learn"}[files], *map(str, sums)]
+        )
     return table(["checked", "networks", "served", "refused", "wrong"], body) if found else ""

@@ -12,6 +12,8 @@ networks of `benchmarks.random_graphs` with seeds from `first` on, and appends a
 - written as ONNX and compared with ONNX Runtime (`export.parity`), written as `.pt2` and read back: the same answers to
   the bit.
 
+With `--learn` each is traced instead, and learns (`benchmarks.random_learning`).
+
 served: all of it; refused: a `Refusal` with a remedy, by what it says; wrong: another answer or another exception. Any
 of them is made again by its seed, with `--only`. `kept`: decibels of signal over error of students of at least 7 bits,
 nothing pruned, on noise like that the statistics were taken from; the median.
@@ -37,6 +39,7 @@ from torch import Tensor
 
 from benchmarks.provenance import COLUMNS, provenance
 from benchmarks.random_graphs import network
+from benchmarks.random_learning import learned
 from datafree.export import export_onnx, export_pt2, load_pt2, parity
 from datafree.graph import ModelGraph, channel_groups, cost, quantizers, remove_channels, silence_channels
 from datafree.prune.prune import removed_parameters
@@ -98,6 +101,15 @@ def check(seed: int, folder: Path | None = None) -> float | None:
         if folder is not None:
             _files(student, TARGETS[asked["target"]], folder, seed)
     return found
+
+
+def check_learning(seed: int) -> None:
+    """Whatever learns, on one network. Raises likewise."""
+    model, inputs = network(seed)
+    graph, asked = ModelGraph.trace(model, inputs), settings(seed)
+    for student, wanted in learned(graph, asked, seed):
+        with torch.no_grad():
+            _judge(graph, student, wanted, seed)
 
 
 def _same(what: str, found: Tensor, wanted: Tensor, tolerance: float) -> None:
@@ -175,12 +187,12 @@ def _files(student: ModelGraph, target: Any, folder: Path, seed: int) -> None:
         raise Wrong("student.pt2 comes back with other names")
 
 
-def survey(seeds: range | list[int], tally: Tally, *, loud: bool = False, files: bool = True) -> None:
-    """Check the networks of these seeds, counting what becomes of them."""
+def survey(seeds: range | list[int], tally: Tally, *, loud: bool = False, to: str = "both") -> None:
+    """Check the networks of these seeds, counting what becomes of them. to: as rows call it"""
     with tempfile.TemporaryDirectory(prefix="datafree-random-") as name:
         for seed in seeds:
             try:
-                kept = check(seed, Path(name) if files else None)
+                kept = check_learning(seed) if to == "learned" else check(seed, Path(name) if to == "both" else None)
                 tally.served += 1
                 if kept is not None:
                     tally.kept.append(kept)
@@ -209,7 +221,7 @@ def _reason(refusal: Refusal) -> str:
     return " ".join(words)[:100]
 
 
-def _write_row(first: int, count: int, files: bool, tally: Tally, seconds: float) -> None:
+def _write_row(first: int, count: int, to: str, tally: Tally, seconds: float) -> None:
     new = not RESULTS.exists()
     with RESULTS.open("a", newline="", encoding="utf-8") as file:
         writer, source = csv.writer(file, lineterminator="\n"), provenance()
@@ -219,7 +231,7 @@ def _write_row(first: int, count: int, files: bool, tally: Tally, seconds: float
         wrongs = "; ".join(f"{seed}: {what}" for seed, what in tally.wrongs)
         kept = f"{statistics.median(tally.kept):.1f}" if tally.kept else ""
         writer.writerow([
-            first, count, "both" if files else "none", tally.served, tally.refusals.total(), len(tally.wrongs),
+            first, count, to, tally.served, tally.refusals.total(), len(tally.wrongs),
             refusals, wrongs, kept, f"{seconds:.0f}", *(source[column] for column in COLUMNS),
         ])  # fmt: skip
 
@@ -233,8 +245,10 @@ def main() -> int:
         "--only", default="", help="seeds, separated by commas: check these, tell of each, write no row"
     )
     parser.add_argument("--no-files", action="store_true", help="end with the student: no ONNX, no .pt2")
+    parser.add_argument("--learn", action="store_true", help="let it learn instead, in the shortest way")
     parser.add_argument("--dry", action="store_true", help="write no rows")
     asked = parser.parse_args()
+    to = "learned" if asked.learn else "none" if asked.no_files else "both"
     torch.set_num_threads(1)
     torch.backends.mha.set_fastpath_enabled(
         False
@@ -242,14 +256,14 @@ def main() -> int:
     warnings.simplefilter("ignore")
     if asked.only:
         tally = Tally()
-        survey([int(seed) for seed in asked.only.split(",")], tally, loud=True, files=not asked.no_files)
+        survey([int(seed) for seed in asked.only.split(",")], tally, loud=True, to=to)
         return 1 if tally.wrongs else 0
     wrong = 0
     for first in range(asked.first, asked.first + asked.count, asked.batch):
         count, tally, begun = min(asked.batch, asked.first + asked.count - first), Tally(), time.monotonic()
-        survey(range(first, first + count), tally, files=not asked.no_files)
+        survey(range(first, first + count), tally, to=to)
         if not asked.dry:
-            _write_row(first, count, not asked.no_files, tally, time.monotonic() - begun)
+            _write_row(first, count, to, tally, time.monotonic() - begun)
         told = ", ".join(f"{number} {reason}" for reason, number in tally.refusals.most_common(5))
         print(
             f"{first}: {tally.served} served, refused {tally.refusals.total()} ({told}), wrong {len(tally.wrongs)}",

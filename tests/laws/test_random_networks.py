@@ -6,7 +6,7 @@ import pytest
 import torch
 from benchmarks import random_networks
 from benchmarks.random_graphs import network
-from benchmarks.random_networks import Tally, Wrong, check, survey
+from benchmarks.random_networks import Tally, Wrong, check, check_learning, survey
 
 from datafree.graph import channel_groups
 from datafree.spec import Refusal
@@ -35,6 +35,11 @@ def plain_attention():
 )
 def test_a_random_network_is_served_whole(seed, files, tmp_path):
     check(seed, tmp_path if files else None)
+
+
+@pytest.mark.parametrize("seed", [86, 101])  # ones made on the way, which are float32; a plain one
+def test_a_random_network_learns(seed):
+    check_learning(seed)
 
 
 def test_a_seed_is_a_network():
