@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from datafree.graph import ModelGraph, fold_batchnorm
+from datafree.graph import ModelGraph, fold_batchnorm, seen
 from datafree.graph.fields import Fields
 from datafree.graph.marginal import GRID, WEIGHTS, known_gaussians
 from datafree.graph.means import propagate_means
 from datafree.graph.operators import kind
 from datafree.graph.seen import distances, pictures, quantiles
+from datafree.graph.shapes import meta_values
 from datafree.spec import InputSpec
 from zoo_graphs import traced
 
@@ -84,6 +85,32 @@ def test_attention_is_looked_at():
     found = propagate_means(traced("tiny_vit"))
     assert any(marginal.seen for marginal in found.values())
     assert all(bool(marginal.values.isfinite().all()) for marginal in found.values())
+
+
+class Queries(nn.Module):
+    """Queries, keys and values in one tensor, [3, N, heads, positions, channels], as many transformers write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.qkv = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.Linear(8, 24)
+        self.untold, self.head = nn.PReLU(), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = self.untold(self.norm(self.stem(x).flatten(2).transpose(1, 2)))
+        q, k, v = self.qkv(rows).reshape(len(rows), 16, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.head((torch.softmax(q @ k.transpose(2, 3), -1) @ v).transpose(1, 2).flatten(2).mean(1))
+
+
+@pytest.mark.parametrize("together", [2, 3, 4])
+def test_as_many_pictures_as_there_are_queries_keys_and_values_are_no_batch_of_them(together, monkeypatch):
+    """Three pictures pushed through together looked like the first dimension of this tensor."""
+    monkeypatch.setattr(seen, "_CHUNK", together * 3 * 16 * 16)
+    torch.manual_seed(0)
+    graph = ModelGraph.trace(Queries().eval(), InputSpec(shape=(3, 16, 16), mean=(0.45,), std=(0.25,)))
+    found = propagate_means(graph)
+    values = meta_values(graph.module, (2, 3, 16, 16))
+    assert any(marginal.seen for marginal in found.values())
+    assert all(len(marginal.mean) == values[name].shape[marginal.axis] for name, marginal in found.items())
 
 
 def test_distances_count_layers_since_something_was_known():

@@ -28,6 +28,7 @@ from datafree.graph.fingerprint import fingerprint
 from datafree.graph.marginal import GRID, Marginal, told_input
 from datafree.graph.model_graph import ModelGraph
 from datafree.graph.operators import kind
+from datafree.graph.shapes import meta_values
 from datafree.graph.watch import watched
 
 PICTURES = 32
@@ -71,11 +72,14 @@ def unclear(
 ) -> dict[str, int]:
     """Values to look at, and the dimension that carries their channels.
 
-    known: nodes that BatchNorms tell; values: of every node, on the meta device; found: what the rules tell
+    known: nodes that BatchNorms tell; values: of every node, of two inputs, on the meta device; found: what the rules
+    tell
 
     Those more than one layer from what is known, and those that no rule tells. A value that only answers, with no
-    further operator but a view of it, is left out.
+    further operator but a view of it, is left out, and so is one that no rule tells where its first dimension is not
+    the batch (queries, keys and values in one tensor): its channels could lie anywhere.
     """
+    threes: dict[str, Any] | None = None
     nodes, asked, axes = graph.nodes, set(), {}
     for node in reversed(graph.module.graph.nodes):
         if any(user.name in asked or not (user.op == "output" or kind(user) == "reshape") for user in node.users):
@@ -85,7 +89,10 @@ def unclear(
         if name not in asked or not isinstance(value, Tensor) or value.ndim < 2 or not value.is_floating_point():
             continue
         if rule is None:
-            axes[name] = 2 if value.ndim == 3 else 1
+            if threes is None:
+                threes = meta_values(graph.module, (3, *graph.inputs.shape))
+            if threes[name].shape == (3, *value.shape[1:]):
+                axes[name] = 2 if value.ndim == 3 else 1
         elif distance > 1 and kind(nodes[name]) not in _EXACT:
             axes[name] = rule.axis
     return axes
