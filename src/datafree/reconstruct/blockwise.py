@@ -68,6 +68,9 @@ class _Walk:
         self.deadline = time.monotonic() + 60 * (math.inf if training.minutes is None else training.minutes)
 
     def walk(self, images: Tensor) -> None:
+        if self.chain.left:
+            left = ", ".join(self.chain.left)
+            self.run.log("note", text=f"Layers whose values are no rows of images keep the rounding they had: {left}.")
         folder = self.run.folder
         key = self._key(images) if folder is not None else ""
         mine = theirs = images.to(self.training.dtype)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import fx
+from torch import Tensor, fx
 
 from datafree.graph import ModelGraph, cost
 from datafree.graph.blocks import Block, blocks, cut_out
 from datafree.graph.counterparts import Counterparts
 from datafree.graph.operators import kind
+from datafree.graph.shapes import meta_values
 from datafree.spec import Refusal
 
 _ACTIVATIONS = ("relu", "relu6", "leaky_relu", "silu", "hardswish", "gelu")
@@ -34,6 +35,8 @@ class Chain:
     """The blocks of the teacher in execution order, and the parts of each in the student.
 
     teacher: BatchNorms folded
+    left: layers that cannot be trained alone, because their values are no rows of images: positions before images, as
+        in attention that is written sequence first
     """
 
     def __init__(self, student: ModelGraph, teacher: ModelGraph, *, layerwise: bool) -> None:
@@ -42,7 +45,9 @@ class Chain:
         self.blocks = blocks(teacher)
         self._macs = {layer.node: layer.macs for layer in cost(student).layers}
         self._readers = _readers(student)
-        self.parts = [self._layers(block) if layerwise else [self._whole(block)] for block in self.blocks]
+        self.left: list[str] = []
+        rows = [_in_rows(graph) for graph in (student, teacher)] if layerwise else []
+        self.parts = [self._layers(block, *rows) if layerwise else [self._whole(block)] for block in self.blocks]
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -91,7 +96,7 @@ class Chain:
     def _whole(self, block: Block) -> Part:
         return self._part(block.name, self.own(block.input), block.output)
 
-    def _layers(self, block: Block) -> list[Part]:
+    def _layers(self, block: Block, mine_in_rows: set[str], theirs_in_rows: set[str]) -> list[Part]:
         theirs, mine = self.teacher.nodes, self.student.nodes
         inside = {node.name for node in cut_out(self.teacher, block.input, block.output).graph.nodes}
         found = []
@@ -102,7 +107,10 @@ class Chain:
                 source = mine[layer.node].args[0]
                 while kind(source) == "quantizer":
                     source = source.args[0]
-                found.append(self._part(layer.path or layer.node, source.name, answer.name))
+                if source.name in mine_in_rows and answer.name in theirs_in_rows:
+                    found.append(self._part(layer.path or layer.node, source.name, answer.name))
+                else:
+                    self.left.append(layer.path or layer.node)
         return found
 
     def _part(self, name: str, source: str, answer: str) -> Part:
@@ -111,6 +119,16 @@ class Chain:
         return Part(
             name, source, output, answer, 1.0 + sum(self._macs.get(node.name, 0) for node in module.graph.nodes)
         )
+
+
+def _in_rows(graph: ModelGraph) -> set[str]:
+    """Values with as many rows for every image, so that images can be run in any number at a time."""
+    twos, threes = (meta_values(graph.module, (batch, *graph.inputs.shape)) for batch in (2, 3))
+    return {
+        name for name, two in twos.items()
+        if isinstance(two, Tensor) and two.ndim and 3 * two.shape[0] == 2 * threes[name].shape[0]
+        and two.shape[1:] == threes[name].shape[1:]
+    }  # fmt: skip
 
 
 def _readers(graph: ModelGraph) -> dict[str, set[str]]:
