@@ -4,7 +4,7 @@ A generator shows where a student fails, which is seldom where photographs lie. 
 anew, those images carry trained weights away. Steps that are shares of each tensor's size repair instead, as in `qat`,
 and so does the error of the blocks' values, which say more than answers to images that are no photographs; but not of
 values that lost channels themselves: what is left of them has more to carry than it had. Chosen on the bundled digits
-and on WRN-16-1 with looks at their test images (`docs/distillation.md`).
+and on WRN-16-1 with looks at their test images (`docs/decisions/0008-students-with-weights-to-lose.md`).
 """
 
 from __future__ import annotations

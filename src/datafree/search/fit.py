@@ -20,6 +20,8 @@ from typing import Any
 
 from datafree.export import export_onnx
 from datafree.graph import ModelGraph
+from datafree.graph.channels import channel_groups
+from datafree.prune.prune import served_groups
 from datafree.recipes.request import Request
 from datafree.run import Run
 from datafree.search.bench import Bench, Clock, Fitted
@@ -144,13 +146,15 @@ class Search:
         """The same search with residual streams open too; None where that is not free, or opens nothing."""
         if not {"scope", "ratio"} <= self.free or self.request.scope == "all":
             return None
+        if len(served_groups(channel_groups(self.teacher), "all")) == len(self.bench.groups):
+            return None
         if self._wider is None:
             request = dataclasses.replace(self.request, scope="all")
             wider = Search(self.teacher, request, self.run, self.files, clock=self.clock, free=self.free,
                            ladder=self.ladder, profiler=self.profiler)  # fmt: skip
             wider.candidates.timed_as(self.candidates)
             self._wider = wider
-        return self._wider if len(self._wider.bench.groups) > len(self.bench.groups) else None
+        return self._wider
 
     def _written(self, one: Fitted, limits: Limits) -> Fitted:
         path, size = self.bench.write(one)
