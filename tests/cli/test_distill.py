@@ -146,6 +146,8 @@ def test_trained_weights_take_small_steps_unless_others_are_asked_for():
     assert (gentle.rate, gentle.optimizer, gentle.relative, gentle.features) == (0.02, "adam", True, 30.0)
     thin = narrowed(build("distilled", {"ratio": 0.5, "scope": "all"}), teacher, Run(), Schur(), None)
     assert for_trained(Choi2020(), thin, teacher).features is None, "what is left of a stream has more to carry"
+    rounded = build("closed_form", {"weights": 4, "activations": 4}).compress(teacher, teacher.inputs, Run())
+    assert for_trained(Choi2020(), rounded, teacher) == Choi2020(), "its steps are small as they are"
     asked = Choi2020(rate=0.5, features=0.0)
     assert for_trained(asked, student, teacher) == asked
     assert for_trained(Zhu2020(), student, teacher) == Zhu2020(), "its own rate is set"

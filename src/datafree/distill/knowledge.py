@@ -50,7 +50,7 @@ class Weights(Play):
     """Softening of both answers in the students' loss."""
     features: float | None = Field(default=None, ge=0)
     """Weight of the blocks' squared errors, as shares of the teacher's variance, for students of its architecture.
-    None: 0, and 30 of those that come with trained weights and all channels between their blocks.
+    None: 0, and 30 of those in float that come with trained weights and all channels between their blocks.
     """
     calibrate: int = Field(default=0, ge=0)
     """Images of the warmed-up generator that give a quantized student its activation ranges; 0: kept as they come."""

@@ -22,11 +22,13 @@ _RATE, _LAYERS, _FEATURES = 0.02, 20, 30.0
 def for_trained(distiller: Distiller, student: ModelGraph, teacher: ModelGraph) -> Distiller:
     """The distiller, its steps small where nobody has set their rate, and features weighed where nobody has set their
     weight: of students that have their teacher's blocks, with all channels between them. Students that are quantized
-    have small steps of their own.
+    stay as they are: they have small steps of their own, which features of this weight would make large.
     """
+    if quantizers(student):
+        return distiller
     settings: Any = distiller
     changes: dict[str, Any] = {}
-    if _unset(settings, "rate") and not quantizers(student):
+    if _unset(settings, "rate"):
         # As in `qat`: relative changes of layers add up along a deep network.
         rate = _RATE * min(1.0, _LAYERS / len(student.layers))
         changes |= {"optimizer": "adam", "relative": True, "rate": rate}
