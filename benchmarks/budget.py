@@ -20,7 +20,6 @@ speedup: fp32 file against this one, called in turns in one process, the fastest
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import tempfile
 import time
@@ -32,14 +31,14 @@ import torch
 
 from benchmarks.accuracy import fp32_top1
 from benchmarks.manifest import NETWORKS, REPOSITORY, Entry, load
-from benchmarks.provenance import provenance
+from benchmarks.provenance import provenance, read, write
 from datafree.api.clock import profiler_of
 from datafree.evaluate import evaluate
 from datafree.evaluate.latency import measure_latency
 from datafree.export import export_onnx
 from datafree.graph import ModelGraph, cost
 from datafree.recipes.closed_form import ClosedForm
-from datafree.run import Run, write_atomic
+from datafree.run import Run
 from datafree.search.fit import FREE, LADDER, Search
 from datafree.spec import TARGETS, Budget, Refusal
 
@@ -163,20 +162,6 @@ def _name(bits: int, ratio: float) -> str:
     return f"W{bits}" + (f" P{100 * ratio:.0f}" if ratio else "")
 
 
-def read(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def write(rows: list[Row], path: Path) -> None:
-    with write_atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore", restval="")
-        table.writeheader()
-        table.writerows(sorted(rows, key=lambda row: list(NETWORKS).index(row["network"])))
-
-
 def replaced(old: Row, fresh: Row) -> bool:
     """Whether a row is of the same network, limit and, where it tells times, machine."""
     same = ("network", "limit", *(["machine"] if "fast" in old["limit"] else []))
@@ -212,7 +197,8 @@ def main() -> None:
                     told = row.get("top1", row.get("note"))
                     print(f"{network:26} {row['limit']:18} {row['setting']:8} {told}", flush=True)
                 old = [row for row in read(options.results) if not replaced(row, fresh[0])]
-                write([*old, *fresh], options.results)
+                ordered = sorted([*old, *fresh], key=lambda row: list(NETWORKS).index(row["network"]))
+                write(options.results, COLUMNS, ordered)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,25 @@ def provenance() -> dict[str, str]:
     return {"commit": _commit(), "machine": machine(), "torch": versions()["torch"]}
 
 
+def read(path: Path) -> list[dict[str, Any]]:
+    """Rows of a table of results; none where there is no such file yet."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table of results anew. What a row has beside the columns is left out, what it lacks is empty."""
+    with write_atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore", restval="")
+        table.writeheader()
+        table.writerows(rows)
+
+
 def append(path: Path, columns: Sequence[str], row: Mapping[str, Any]) -> None:
     """Add one row to a table of results, which is written anew."""
-    earlier: list[dict[str, Any]] = []
-    if path.exists():
-        with open(path, newline="", encoding="utf-8") as file:
-            earlier = list(csv.DictReader(file))
-    with write_atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, columns, lineterminator="\n", restval="")
-        table.writeheader()
-        table.writerows([*earlier, row])
+    write(path, columns, [*read(path), row])
 
 
 def _commit() -> str:

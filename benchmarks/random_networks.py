@@ -12,7 +12,8 @@ networks of `benchmarks.random_graphs` with seeds from `first` on, and appends a
 - written as ONNX and compared with ONNX Runtime (`export.parity`), written as `.pt2` and read back: the same answers to
   the bit.
 
-With `--learn` each is traced instead, and learns (`benchmarks.random_learning`).
+With `--learn` each is traced instead, and learns (`benchmarks.random_learning`): served is then who was served at least
+one of its three jobs, refused who was served none.
 
 served: all of it; refused: a `Refusal` with a remedy, by what it says; wrong: another answer or another exception. Any
 of them is made again by its seed, with `--only`. `kept`: decibels of signal over error of students of at least 7 bits,

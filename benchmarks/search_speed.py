@@ -14,7 +14,6 @@ bytes, milliseconds, macs: of the file it took
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import sys
 import tempfile
@@ -25,17 +24,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.architectures import randomise
+from benchmarks.best_cost import graph_of
 from benchmarks.manifest import REPOSITORY
-from benchmarks.provenance import provenance
+from benchmarks.provenance import provenance, read, write
 from datafree.api.clock import clock_of, profiler_of
 from datafree.graph import ModelGraph
-from datafree.graph.zoos import ZOOS
 from datafree.recipes.closed_form import ClosedForm
-from datafree.run import Run, write_atomic
+from datafree.run import Run
 from datafree.run.user_cache import VARIABLE
 from datafree.search import FREE, fit
-from datafree.spec import TARGETS, Budget, InputSpec, Refusal
+from datafree.spec import TARGETS, Budget, Refusal
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "search_speed.csv"
 NETWORKS = ("torchvision:resnet18", "torchvision:mobilenet_v2")
@@ -43,13 +41,6 @@ COLUMNS = ("network", "limit", "table", "seconds", "cpu_seconds", "table_seconds
            "macs", "note", "threads",
            "commit", "machine", "torch")  # fmt: skip
 Row = dict[str, Any]
-
-
-def network(name: str) -> ModelGraph:
-    library, _, own = name.partition(":")
-    model, card = ZOOS[library](own, False)
-    randomise(model.eval())
-    return ModelGraph.trace(model, InputSpec(**card))
 
 
 def search(graph: ModelGraph, budget: Budget) -> Row:
@@ -74,7 +65,7 @@ def search(graph: ModelGraph, budget: Budget) -> Row:
 
 
 def rows_of(name: str, speedups: list[float], shares: list[float]) -> Iterator[Row]:
-    graph = network(name)
+    graph = graph_of(name)
     for share in shares:
         yield {"limit": f"{share:g} of the size", "table": "", **search(graph, Budget(size_share=share))}
     for times in speedups:
@@ -97,22 +88,8 @@ def main() -> None:
         for row in rows_of(name, options.speedups, options.shares):
             fresh.append({"network": name, **row, **where})
             print(f"{name:26} {row['limit']:18} {row['table']:6} {row['seconds']} s {row['note']}", flush=True)
-        write([row for row in read(options.results)
-               if (row["network"], row["machine"]) != (name, where["machine"])] + fresh, options.results)  # fmt: skip
-
-
-def read(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def write(rows: list[Row], path: Path) -> None:
-    with write_atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+        others = [row for row in read(options.results) if (row["network"], row["machine"]) != (name, where["machine"])]
+        write(options.results, COLUMNS, [*others, *fresh])
 
 
 if __name__ == "__main__":
