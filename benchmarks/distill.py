@@ -84,8 +84,6 @@ def settings_of(case: Case, network: str, rounds: int | None) -> dict[str, Any]:
         own["guard"] = False  # what a game takes away is what is to be seen
     schedule = {**SCHEDULES[network], **({} if rounds is None else {"rounds": rounds})}
     held = case.settings.get(case.part, {})
-    if isinstance(held, Mapping) and held.get("name") == "lottery":  # several games share the rounds of one
-        schedule["rounds"] = max(1, schedule["rounds"] // (held["prunings"] + 1))
     if case.recipe == "zhu2020" or (isinstance(held, Mapping) and held.get("name") in ("zhu2020", "lottery")):
         schedule["warm_up"] = 0  # its generator has no terms of its own to be warmed up on
     return merge(own, {case.part: {**schedule, **case.game}})
@@ -109,13 +107,14 @@ def measure(network: str, name: str, seed: int, options: argparse.Namespace) -> 
     judged = {} if run.judges is None else fidelity(student, teacher, run.judges)
     before, after = cost(teacher), cost(student)
     shutil.rmtree(folder)
+    within = "" if network != DIGITS or case.within is None else case.within
     games = [entry for entry in run.ledger.entries if entry["event"] == "distilled"]
     return {
         "network": network, "case": name, "against": case.against, "recipe": case.recipe,
         "method": ", ".join(dict.fromkeys(game["method"] for game in games)),
         "protocol": protocol(case, network, recipe),
         "strictness": "L0", "seed": seed, "teacher_top1": f"{whole.top1:.2f}", "top1": f"{found.top1:.2f}",
-        "change": f"{found.top1 - whole.top1:+.2f}", "within": "" if case.within is None else case.within,
+        "change": f"{found.top1 - whole.top1:+.2f}", "within": within,
         "images": found.count, "standard_error": f"{found.standard_error:.2f}", "parameters_before": before.parameters,
         "parameters": after.parameters, "bytes_before": before.bytes, "bytes": after.bytes,
         "rounds": sum(game["rounds"] for game in games), "kl": f"{judged.kl:.4f}" if judged else "",
@@ -130,7 +129,7 @@ def protocol(case: Case, network: str, recipe: Any) -> str:
     told = "float" if bits == [None, None] else "".join(f"{a}{'32' if b is None else b}" for a, b in zip("WA", bits))
     students = {"anew": "a quarter of the width, begun anew", "kept": "a quarter of the width, repaired weights"}
     own = students.get(case.start, "the teacher") if network == DIGITS else "random weights"
-    student = "the teacher" if network in STUDENTS else own
+    student = "the teacher" if network in STUDENTS or case.start == "teacher" else own
     game = getattr(recipe, case.part, None)
     played = f"; {game.rounds} rounds of {game.batch}, warm-up {game.warm_up}" if game is not None else ""
     return f"{student}; {told}, layer_inputs{played}; last state"

@@ -1,6 +1,5 @@
 """Moment matching: the fastest synthesizer here. Pictures of nothing, moved until the whole batch has the statistics
-that
-the teacher's BatchNorms remember.
+that the teacher's BatchNorms remember.
 
     min over x in bounds of  mean over layers of  (1 / C) sum_c ((m_c(x) - mu_c) / sigma_c)^2 + (s_c(x) / sigma_c - 1)^2
 
