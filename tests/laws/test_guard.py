@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from datafree.functional.divergence import divergence
 from datafree.graph import ModelGraph, fold_batchnorm
 from datafree.reconstruct.guard import guarded
 from datafree.run import Run
+from datafree.spec import InputSpec
 from zoo_graphs import traced
 
 
@@ -45,6 +47,16 @@ def images(teacher) -> torch.Tensor:
 
 def noted(run, event):
     return [entry for entry in run.ledger.entries if entry["event"] == event]
+
+
+def test_a_network_of_one_logit_is_judged_too():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 1))
+    teacher = ModelGraph.trace(model.eval(), InputSpec(shape=(3, 8, 8), mean=(0.5,), std=(0.25,)))
+    images, run = torch.randn(80, 3, 8, 8, generator=torch.Generator().manual_seed(0)), Run()
+    assert guarded(Moves(3.0), teacher, teacher, images, run) is teacher
+    (found,) = noted(run, "guarded")
+    assert found["kl_after"] > found["kl_before"]
 
 
 def test_what_makes_the_network_worse_is_undone_and_said_so(teacher, images):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from datafree.functional.affine import fake_quantize
 from datafree.graph import ModelGraph, channel_groups, fold_batchnorm, quantizers, remove_channels
@@ -9,7 +10,7 @@ from datafree.graph.place import weight_nodes
 from datafree.quantize import Nearest, quantize
 from datafree.reconstruct import CATALOGUE
 from datafree.run import Run, room
-from datafree.spec import TARGETS, Refusal
+from datafree.spec import TARGETS, InputSpec, Refusal
 from zoo_graphs import traced
 
 BLOCKWISE = ("adaround", "brecq", "qdrop", "genie_m")
@@ -191,6 +192,16 @@ def test_fisher_weights_and_half_precision_run():
     CATALOGUE["brecq"](**SETTINGS, fisher=True, precision="bfloat16").reconstruct(
         student, teacher, images(teacher), run
     )
+    assert any(entry["outcome"] == "repaired" for entry in facts(run))
+
+
+def test_fisher_weights_of_a_single_logit_are_not_nothing():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 1))
+    teacher = ModelGraph.trace(model.eval(), InputSpec(shape=(3, 8, 8), mean=(0.5,), std=(0.25,)))
+    student, run = rounded(teacher), Run()
+    repaired = CATALOGUE["brecq"](**SETTINGS, fisher=True).reconstruct(student, teacher, images(teacher), run)
+    assert distance(repaired, teacher) < distance(student, teacher)
     assert any(entry["outcome"] == "repaired" for entry in facts(run))
 
 

@@ -90,6 +90,7 @@ def _save(result: Result, folder: Path) -> None:
         parity,
         write_preprocess,
     )
+    from datafree.export.names import output_names
     from datafree.export.runtimes import opener, runs_here
 
     run, target = result.run, TARGETS[getattr(result.recipe, "target", "onnxruntime")]
@@ -104,7 +105,7 @@ def _save(result: Result, folder: Path) -> None:
     with run.step("write student.onnx"):
         student = folder / "student.onnx"
         written = export_onnx(result.student, student, target, run)
-        write_preprocess(result.student.inputs, folder / "preprocess.json")
+        write_preprocess(result.student.inputs, folder / "preprocess.json", output_names(result.student))
     if target.runtime == "executorch":
         with run.step("write student.pte"):
             _write_pte(result, folder)

@@ -34,7 +34,7 @@ from datafree.distill.players import finite, rates
 from datafree.distill.rules import Rules, Terms
 from datafree.distill.table import Table
 from datafree.graph import ModelGraph
-from datafree.graph.prepared import classes_of
+from datafree.graph.joined import ends_of
 from datafree.run import Run
 from datafree.run.ranks import Ranks
 from datafree.spec import Refusal, name_of
@@ -75,7 +75,7 @@ def play(student: ModelGraph, teacher: ModelGraph, settings: Play, rules: Rules,
 
 
 def check(student: ModelGraph, teacher: ModelGraph) -> None:
-    """Raises Refusal unless both are classifiers of the same classes that read the same input."""
+    """Raises Refusal unless both read the same input and give one answer of the same shape."""
     if student.inputs.shape != teacher.inputs.shape:
         shapes = [" x ".join(map(str, graph.inputs.shape)) for graph in (student, teacher)]
         raise Refusal(
@@ -83,13 +83,26 @@ def check(student: ModelGraph, teacher: ModelGraph) -> None:
             why="both must see the same images",
             remedy="build the student for the teacher's input shape",
         )
-    mine, theirs = classes_of(student), classes_of(teacher)
-    if mine != theirs or theirs < 2:
+    mine, theirs = _answers(student), _answers(teacher)
+    if len(theirs) > 1:
         raise Refusal(
-            f"a student of {mine} classes cannot learn from a teacher of {theirs}",
-            why="their answers are compared class by class" if theirs > 1 else "one class says nothing",
+            f"this method does not teach networks of {len(theirs)} outputs",
+            why="a game compares one answer with another",
+            remedy="use the recipe `distilled`, or wrap the model in a module that returns one tensor",
+        )
+    if mine != theirs:
+        sizes = [" and ".join(" x ".join(map(str, shape)) for shape in shapes) for shapes in (mine, theirs)]
+        raise Refusal(
+            f"a student of {sizes[0]} classes cannot learn from a teacher of {sizes[1]}",
+            why="their answers are compared class by class",
             remedy="build the student with the teacher's number of classes",
         )
+
+
+def _answers(graph: ModelGraph) -> list[tuple[int, ...]]:
+    """Shapes of the outputs, without the batch."""
+    shapes = graph.shapes()
+    return [shapes[value.name][1:] for value in ends_of(graph)]
 
 
 class Game:

@@ -49,7 +49,7 @@ class Judge:
             x = table.images(artist, count, self.draws)
             with torch.no_grad():
                 logits, _, _ = table.teacher(x)
-            most = torch.log(torch.tensor(float(logits.shape[1])))
+            most = torch.log(torch.tensor(float(logits.shape[-1])))
             facts.append({
                 "batch_entropy": float(batch_entropy(logits).cpu() / most),
                 "instance_entropy": float(instance_entropy(logits).cpu() / most),
@@ -99,13 +99,13 @@ class Judge:
                 value.copy_(held[name])
 
     def _measured(self, number: int) -> Verdict:
-        total = same = 0.0
+        total = same = rows = 0.0
         for part in self.bank.split(_CHUNK):
             x = part.to(self.table.device).contiguous(memory_format=torch.channels_last)
             told, heard = self.table.answers(self.table.learners[number], x)
             log, own = told.log_softmax(-1), heard.log_softmax(-1)
             total += float((log.exp() * (log - own)).sum())
             same += float((told.argmax(-1) == heard.argmax(-1)).sum())
-        count = max(1, len(self.bank))
-        kl, agreement = self.table.ranks.agree(total / count, 100 * same / count)
+            rows += told[..., 0].numel()
+        kl, agreement = self.table.ranks.agree(total / max(1.0, rows), 100 * same / max(1.0, rows))
         return Verdict(number, kl, agreement)

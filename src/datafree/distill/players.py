@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from datafree.distill.play import Play
 from datafree.distill.rules import Answer, Looks
 from datafree.functional.bounds import clamp_returning
+from datafree.functional.scores import scores
 from datafree.graph import ModelGraph
 from datafree.graph.marginal import told_input
 from datafree.graph.watch import make_on
@@ -111,7 +112,7 @@ class Learner:
         """training: BatchNorms normalise by the batch, where they may"""
         self.module.train(training)
         logits, values = self.forward(images)
-        return Answer(logits.float(), values)
+        return Answer(scores(logits.float()), values)
 
     def held(self) -> dict[str, Tensor]:
         """What makes the student: latent tensors, steps, remembered statistics and whatever else its module stores."""

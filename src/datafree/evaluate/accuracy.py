@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from datafree.evaluate.datasets import Dataset
+from datafree.functional.scores import outputs, scores
 from datafree.graph.model_graph import ModelGraph
 from datafree.spec import InputSpec, Refusal
 
@@ -30,8 +31,8 @@ class Accuracy:
 def evaluate(network: Any, dataset: Dataset, inputs: InputSpec | None = None, *, batch: int | None = None) -> Accuracy:
     """Accuracy of `network` on all of `dataset`.
 
-    network: ModelGraph, nn.Module or any callable from [N, C, H, W] to logits [N, classes]; an
-        `onnxruntime.InferenceSession`; or the path of an `.onnx` file
+    network: ModelGraph, nn.Module or any callable from [N, C, H, W] to logits [N, classes], or [N, 1] of two classes;
+        an `onnxruntime.InferenceSession`; or the path of an `.onnx` file
     inputs: how pictures become inputs; a ModelGraph knows its own
     batch: pictures at a time; by default few enough that memory is reused and not asked for anew at every layer
     """
@@ -43,6 +44,8 @@ def evaluate(network: Any, dataset: Dataset, inputs: InputSpec | None = None, *,
     hits1 = hits5 = count = classes = 0
     for x, labels in dataset.batches(inputs, size):
         logits = answer(x)
+        if logits.ndim == 1 or logits.shape[1:] == (1,):
+            logits = scores(logits)
         if logits.ndim != 2:
             raise Refusal(
                 "accuracy cannot be measured",
@@ -78,6 +81,12 @@ def evaluate(network: Any, dataset: Dataset, inputs: InputSpec | None = None, *,
 
 def answers(network: Any) -> Callable[[Tensor], Tensor]:
     """Whatever it is, as a function from inputs [N, C, H, W] to its (first) output, without gradients."""
+    ask = asked(network)
+    return lambda x: ask(x)[0]
+
+
+def asked(network: Any) -> Callable[[Tensor], list[Tensor]]:
+    """The same with all its outputs, in order."""
     if isinstance(network, (str, Path)):
         network = _session(Path(network))
     if hasattr(network, "get_inputs"):  # an onnxruntime.InferenceSession
@@ -85,21 +94,20 @@ def answers(network: Any) -> Callable[[Tensor], Tensor]:
     if isinstance(network, torch.nn.Module) and network.training:
         raise ValueError("the module is in training mode; call .eval() first")
 
-    def call(x: Tensor) -> Tensor:
+    def call(x: Tensor) -> list[Tensor]:
         if isinstance(network, ModelGraph) and x.ndim == 4:  # a graph takes any layout, and is faster in this one
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
-            y = network(x)
-        return y if isinstance(y, Tensor) else next(iter(y.values() if isinstance(y, dict) else y))
+            return outputs(network(x))
 
     return call if isinstance(network, (ModelGraph, torch.nn.Module)) or callable(network) else _not_callable(network)
 
 
-def _asked(session: Any, x: Tensor) -> Tensor:
-    """The first output of an onnxruntime.InferenceSession."""
+def _asked(session: Any, x: Tensor) -> list[Tensor]:
+    """The outputs of an onnxruntime.InferenceSession."""
     entry = session.get_inputs()[0]
     try:
-        return torch.from_numpy(np.asarray(session.run(None, {entry.name: x.numpy()})[0]))
+        return [torch.from_numpy(np.asarray(value)) for value in session.run(None, {entry.name: x.numpy()})]
     except Exception as error:  # ONNX Runtime raises its own kinds, which share no base
         raise Refusal(
             "the ONNX file cannot answer",
@@ -128,5 +136,5 @@ def _session(path: Path) -> Any:
     return session
 
 
-def _not_callable(network: Any) -> Callable[[Tensor], Tensor]:
+def _not_callable(network: Any) -> Callable[[Tensor], list[Tensor]]:
     raise ValueError(f"a {type(network).__name__} is no network")

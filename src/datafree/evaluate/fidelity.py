@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from datafree.evaluate.accuracy import answers
+from datafree.evaluate.accuracy import asked
+from datafree.functional.divergence import divergence
+from datafree.functional.scores import scores
+from datafree.graph.model_graph import ModelGraph
+from datafree.graph.watch import watched
 from datafree.spec import Refusal
 
 
@@ -35,46 +40,83 @@ class Fidelity:
 
 
 def fidelity(student: Any, teacher: Any, inputs: Tensor | Iterable[Tensor]) -> Fidelity:
-    """Compare the outputs of two networks (as for `evaluate`).
+    """Compare the outputs of two networks (as for `evaluate`), graphs before a softmax that ends them.
 
-    inputs: [N, C, H, W], normalised; or batches of such. The last dimension of the outputs is taken for the classes.
+    inputs: [N, C, H, W], normalised; or batches of such. Of several outputs, every figure is their mean; which
+        dimension holds the classes: `functional.scores`.
     """
-    ask_student, ask_teacher = answers(student), answers(teacher)
-    same = count = rows = 0
-    kl = signal = noise = theirs = ours = both = 0.0
+    if isinstance(student, ModelGraph) and isinstance(teacher, ModelGraph):
+        student, teacher = (_before_softmax(graph) for graph in (student, teacher))
+    ask_student, ask_teacher = asked(student), asked(teacher)
+    found: list[_Sums] = []
+    count = 0
     for x in inputs.split(128) if isinstance(inputs, Tensor) else inputs:
-        t, s = ask_teacher(x).double(), ask_student(x).double()
-        if t.shape != s.shape:
+        wanted, told = ask_teacher(x), ask_student(x)
+        shapes = [[list(value.shape) for value in values] for values in (wanted, told)]
+        if shapes[0] != shapes[1]:
             raise Refusal(
                 "fidelity cannot be measured",
-                why=f"the teacher gives {list(t.shape)} and the student {list(s.shape)}",
+                why="the teacher gives {} and the student {}".format(*(", ".join(map(str, own)) for own in shapes)),
                 remedy="compare a student with the teacher it came from",
             )
-        if not bool(torch.isfinite(t).all() and torch.isfinite(s).all()):
+        if not all(bool(torch.isfinite(value).all()) for value in (*wanted, *told)):
             raise Refusal(
                 "fidelity cannot be measured",
                 why="outputs are NaN or infinite",
                 remedy="check the weights and the inputs",
             )
-        same += int((t.argmax(-1) == s.argmax(-1)).sum())
-        log_t, log_s = t.log_softmax(-1), s.log_softmax(-1)
-        kl += float((log_t.exp() * (log_t - log_s)).sum())
-        signal += float(t.square().sum())
-        noise += float((t - s).square().sum())
-        t, s = t - t.mean(-1, keepdim=True), s - s.mean(-1, keepdim=True)
-        theirs += float(t.square().sum())
-        ours += float(s.square().sum())
-        both += float((t * s).sum())
-        rows += t[..., 0].numel()
+        found = found or [_Sums() for _ in wanted]
+        for sums, t, s in zip(found, wanted, told, strict=True):
+            sums.add(scores(t.double()), scores(s.double()))
         count += len(x)
     if not count:
         raise ValueError("fidelity needs at least one input")
-    snr = math.inf if noise == 0 else (-math.inf if signal == 0 else 10 * math.log10(signal / noise))
-    explained = max(0.0, both) ** 2 / (theirs * ours) if theirs and ours else 0.0
+    lost = fmean(sums.lost for sums in found)
     return Fidelity(
-        agreement=100 * same / rows,
-        kl=kl / rows,
-        snr_db=snr,
-        unexplained=max(0.0, 1 - explained) if theirs else math.nan,
+        agreement=fmean(100 * sums.same / sums.rows for sums in found),
+        kl=fmean(sums.kl / sums.rows for sums in found),
+        snr_db=math.inf if lost == 0 else -10 * math.log10(lost) if lost < math.inf else -math.inf,
+        unexplained=fmean(sums.unexplained for sums in found),
         count=count,
     )
+
+
+def _before_softmax(graph: ModelGraph) -> Callable[[Tensor], Any]:
+    module = watched(graph, (), logits=True)
+    return lambda x: module(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x)[0]
+
+
+@dataclass
+class _Sums:
+    """What is added up of one output: over rows the classes that agree and KL, over all scores their squares."""
+
+    same: int = 0
+    rows: int = 0
+    kl: float = 0.0
+    signal: float = 0.0
+    noise: float = 0.0
+    theirs: float = 0.0
+    ours: float = 0.0
+    both: float = 0.0
+
+    def add(self, t: Tensor, s: Tensor) -> None:
+        """Scores of teacher and student, [N, ..., K]."""
+        self.same += int((t.argmax(-1) == s.argmax(-1)).sum())
+        self.kl += float(divergence(t, s).sum())
+        self.rows += t[..., 0].numel()
+        self.signal += float(t.square().sum())
+        self.noise += float((t - s).square().sum())
+        t, s = t - t.mean(-1, keepdim=True), s - s.mean(-1, keepdim=True)
+        self.theirs += float(t.square().sum())
+        self.ours += float(s.square().sum())
+        self.both += float((t * s).sum())
+
+    @property
+    def lost(self) -> float:
+        """Noise as a share of the signal."""
+        return 0.0 if self.noise == 0 else math.inf if self.signal == 0 else self.noise / self.signal
+
+    @property
+    def unexplained(self) -> float:
+        explained = max(0.0, self.both) ** 2 / (self.theirs * self.ours) if self.theirs and self.ours else 0.0
+        return max(0.0, 1 - explained) if self.theirs else math.nan

@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from datafree.graph import ModelGraph
+from datafree.graph.joined import ends_of
 
 Described = dict[str, Any]
 
@@ -28,6 +30,18 @@ def describe_names(graph: ModelGraph) -> Described:
     there = graph.state_dict()
     kept = [[name, dim, rows.tolist()] for (name, dim), rows in graph.kept.items() if name in there]
     return {"nodes": dict(nodes), "kept": kept}
+
+
+def output_names(graph: ModelGraph) -> list[str]:
+    """What files call the outputs: `logits`; of several the keys of a dictionary, else `output_0`, `output_1` ..."""
+    count = len(ends_of(graph))
+    if count == 1:
+        return ["logits"]
+    told = getattr(graph.module.graph._codegen, "pytree_info", None)
+    shape = pytree.tree_unflatten(list(range(count)), told.out_spec) if told is not None else None
+    if isinstance(shape, dict) and list(shape.values()) == list(range(count)):
+        return [str(key) for key in shape]
+    return [f"output_{place}" for place in range(count)]
 
 
 def restore_names(graph: ModelGraph, described: Described) -> None:

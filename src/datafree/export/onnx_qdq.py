@@ -1,7 +1,8 @@
 """`student.onnx`: a `ModelGraph` as ONNX with packed integers, placed so that ONNX Runtime fuses them.
 
 Opset 21 (the first with INT4), IR version 10, one input `input` [N, C, H, W] with a dynamic batch (unless the target
-wants a fixed one), one output `logits`. The file says nothing of the machine it was written on.
+wants a fixed one), outputs named by `names.output_names` (one: `logits`). The file says nothing of the machine it was
+written on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 
 from datafree.export.conformance import conformance
 from datafree.export.lower import lower
+from datafree.export.names import output_names
 from datafree.export.padding import fold_padding
 from datafree.export.qdq import Emitter
 from datafree.export.stored import as_stored
@@ -87,7 +89,12 @@ def _translate(module: torch.fx.GraphModule, graph: ModelGraph, fixed: int | Non
             warnings.simplefilter("ignore")
             program = torch.export.export(module, example, dynamic_shapes=batch)
             written = torch.onnx.export(
-                program, dynamo=True, opset_version=OPSET, input_names=["input"], output_names=["logits"], verbose=False
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["input"],
+                output_names=output_names(graph),
+                verbose=False,
             )
     except Exception as error:  # many kinds; the exporter's own reason is passed on
         reason = " ".join(str(error).split("\n\n")[0].split())[:400]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from datafree.export.runtimes import opener
 from datafree.export.stored import as_stored
+from datafree.functional.scores import outputs, scores
 from datafree.graph import ModelGraph
 from datafree.graph.operators import kind
 from datafree.nn import Quantizer
@@ -49,45 +51,45 @@ def parity(
 ) -> dict[str, Any]:
     """Compare an exported file with its graph on `count` inputs that are drawn, not photographed.
 
-    Each input's difference is its greatest over the logits, in steps. Returns plain data, and writes it as
-    `parity.json` beside the file:
-        step: the last activation quantizer's scale; for float activations 1/255 of the largest logit
+    Each input's difference is its greatest over the logits of all outputs, each in its own steps. Returns plain data,
+    and writes it as `parity.json` beside the file:
+        step: the (first) answer's activation scale; for float activations 1/255 of the largest logit
         exporter_steps: the runtime, unoptimised, against the stored graph; median
         exporter_exact: percent of inputs on which these two are within one step
         torch_steps: two of PyTorch's own kernels on the stored graph; median; null where it was not needed
         graph_steps: the runtime, unoptimised, against the graph; median
         optimised_steps: the runtime, fully optimised, against the graph; median
         runtime: which one that is: the target's where it runs here, else ONNX Runtime, as for all that is unoptimised
-        top1_agreement: percent of inputs on which the optimised runtime and the graph choose the same class
+        top1_agreement: percent of inputs on which the optimised runtime and the graph choose the same class, mean over
+            the outputs
         passed: exporter_steps is at most 1, or three times what PyTorch's kernels differ among themselves
     """
     path = Path(path)
     generator = (run or Run()).generator("parity")
     x = parity_inputs(graph.inputs, count, generator)
     stored = as_stored(graph).graph
-    with torch.no_grad():
-        wanted = torch.cat([graph(part) for part in x.split(batch)])
-        kept = torch.cat([stored(part) for part in x.split(batch)])
+    wanted, kept = asked_of(graph, x, batch), asked_of(stored, x, batch)
     plain, (runtime, fused) = _run(path, x, batch, False)[1], _optimised(path, x, batch, target)
-    step = last_step(graph, wanted)
+    grids = [last_step(graph, value, place) for place, value in enumerate(wanted)]
 
-    def steps(one: Tensor, other: Tensor) -> Tensor:  # [count]
-        return (one - other).flatten(1).abs().amax(1) / step
+    def steps(ones: list[Tensor], others: list[Tensor]) -> Tensor:  # [count]
+        far = [(one - other).flatten(1).abs().amax(1) for one, other in zip(ones, others)]
+        return torch.stack([value / step for value, step in zip(far, grids)]).amax(0)
 
     exporter, floor = steps(plain, kept), None
     if exporter.median() > _STEP:
-        with torch.no_grad(), warnings.catch_warnings(action="ignore"), torch.backends.mkldnn.flags(enabled=False):
-            floor = float(steps(torch.cat([stored(part) for part in x.split(batch)]), kept).median())
+        with warnings.catch_warnings(action="ignore"), torch.backends.mkldnn.flags(enabled=False):
+            floor = float(steps(asked_of(stored, x, batch), kept).median())
     found = {
         "runtime": runtime,
         "inputs": f"{count} drawn inputs: half uniform noise, half smooth random fields, within the input's bounds",
-        "step": step,
+        "step": grids[0],
         "exporter_steps": float(exporter.median()),
         "exporter_exact": 100.0 * float((exporter <= _STEP).float().mean()),
         "torch_steps": floor,
         "graph_steps": float(steps(plain, wanted).median()),
         "optimised_steps": float(steps(fused, wanted).median()),
-        "top1_agreement": 100.0 * float((fused.argmax(1) == wanted.argmax(1)).float().mean()),
+        "top1_agreement": agreement(fused, wanted),
         "passed": float(exporter.median()) <= max(_STEP, 3 * (floor or 0.0)),
     }
     with write_atomic(path.with_name("parity.json")) as temporary:
@@ -112,10 +114,28 @@ def parity_inputs(inputs: InputSpec, count: int, generator: torch.Generator) -> 
     return floor + (ceiling - floor) * torch.cat([rough, smooth])
 
 
-def last_step(graph: ModelGraph, logits: Tensor) -> float:
-    """What one step of the last quantized activation is worth; 1/255 of the largest logit where activations are
-    float.
+def asked_of(graph: ModelGraph, x: Tensor, batch: int) -> list[Tensor]:
+    """Every output for all inputs, `batch` of them at a time."""
+    with torch.no_grad():
+        parts = [outputs(graph(part)) for part in x.split(batch)]
+    return [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
+
+
+def agreement(told: list[Tensor], wanted: list[Tensor]) -> float:
+    """Percent of answers with the same class, mean over the outputs."""
+    same = [scores(a).argmax(-1) == scores(b).argmax(-1) for a, b in zip(told, wanted)]
+    return 100.0 * fmean(float(value.float().mean()) for value in same)
+
+
+def last_step(graph: ModelGraph, logits: Tensor, output: int = 0) -> float:
+    """What one step of an output is worth: of its own quantizer, else of the last quantized activation; 1/255 of the
+    largest logit where activations are float.
     """
+    ends = next(node for node in graph.module.graph.nodes if node.op == "output").all_input_nodes
+    if output < len(ends) and kind(ends[output]) == "quantizer":
+        own = graph.module.get_submodule(str(ends[output].target))
+        assert isinstance(own, Quantizer)
+        return float(own.scale.max())
     step = None
     for node in graph.module.graph.nodes:
         if kind(node) == "quantizer" and graph.source(node) is None:
@@ -125,15 +145,17 @@ def last_step(graph: ModelGraph, logits: Tensor) -> float:
     return step if step is not None else max(float(logits.abs().max()) / 255, 1e-12)
 
 
-def _optimised(path: Path, x: Tensor, batch: int, target: Target) -> tuple[str, Tensor]:
-    """What the target's runtime answers when it may fuse as it likes, and its name."""
+def _optimised(path: Path, x: Tensor, batch: int, target: Target) -> tuple[str, list[Tensor]]:
+    """What the target's runtime answers when it may fuse as it likes (its first output, where it is not ONNX Runtime),
+    and its name.
+    """
     if (opened := opener(target)) is None:
         return _run(path, x, batch, True)
     name, call = opened(path, len(x), torch.get_num_threads())
-    return name, torch.from_numpy(np.array(call(x.numpy())))
+    return name, [torch.from_numpy(np.array(call(x.numpy())))]
 
 
-def _run(path: Path, x: Tensor, batch: int, optimised: bool) -> tuple[str, Tensor]:
+def _run(path: Path, x: Tensor, batch: int, optimised: bool) -> tuple[str, list[Tensor]]:
     import onnxruntime
 
     levels = onnxruntime.GraphOptimizationLevel
@@ -146,5 +168,6 @@ def _run(path: Path, x: Tensor, batch: int, optimised: bool) -> tuple[str, Tenso
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     fixed = session.get_inputs()[0].shape[0]
     batch = fixed if isinstance(fixed, int) else batch
-    rows = [np.asarray(session.run(None, {"input": part.numpy()})[0]) for part in x.split(batch)]
-    return f"ONNX Runtime {onnxruntime.__version__}", torch.from_numpy(np.concatenate(rows))
+    rows = [session.run(None, {"input": part.numpy()}) for part in x.split(batch)]
+    found = [torch.from_numpy(np.concatenate(pieces)) for pieces in zip(*rows, strict=True)]
+    return f"ONNX Runtime {onnxruntime.__version__}", found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from datafree.spec import InputSpec, Refusal
 _FIELDS = ("shape", "mean", "std", "classes", "order", "interpolation", "crop", "pixels")
 
 
-def describe_inputs(inputs: InputSpec) -> dict[str, Any]:
+def describe_inputs(inputs: InputSpec, outputs: Sequence[str] = ("logits",)) -> dict[str, Any]:
     """Plain data. The steps, in order: resize the picture (keeping its aspect ratio) until it covers `resize`, cut out
     the centre of `shape`'s height and width, put channels in `order` and first, divide by 255, subtract `mean`, divide
     by `std`.
@@ -22,7 +23,8 @@ def describe_inputs(inputs: InputSpec) -> dict[str, Any]:
     _, height, width = inputs.shape
     return {
         "input": "input",
-        "output": "logits",
+        "output": outputs[0],
+        **({"outputs": list(outputs)} if len(outputs) > 1 else {}),
         "layout": "NCHW",
         "dtype": "float32",
         "divide_by": 255 if inputs.pixels else 1,
@@ -31,10 +33,10 @@ def describe_inputs(inputs: InputSpec) -> dict[str, Any]:
     }
 
 
-def write_preprocess(inputs: InputSpec, path: str | Path) -> None:
-    """Write `preprocess.json`. Raises Refusal when the folder cannot be written."""
+def write_preprocess(inputs: InputSpec, path: str | Path, outputs: Sequence[str] = ("logits",)) -> None:
+    """Write `preprocess.json`; outputs: what the file calls them. Raises Refusal when the folder cannot be written."""
     with write_atomic(path) as temporary:
-        temporary.write_text(json.dumps(describe_inputs(inputs), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(describe_inputs(inputs, outputs), indent=2) + "\n", encoding="utf-8")
 
 
 def read_preprocess(path: str | Path) -> InputSpec:

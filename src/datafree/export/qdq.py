@@ -44,6 +44,7 @@ class Emitter:
         self.input_scale: dict[ir.Value, float] = {}
         self.stored_by: dict[ir.Value, tuple[int, ir.Value]] = {}  # dequantized value -> key of its grid, and its codes
         self.weight_scale: dict[ir.Value, np.ndarray] = {}
+        self._grids_of: dict[ir.Value, int] = {}
 
     def emit(self) -> Placed:
         edges = [node for node in self.graph if node.domain == DOMAIN and node.op_type == "Edge"]
@@ -64,7 +65,7 @@ class Emitter:
     def _activation(self, edge: ir.Node) -> None:
         quantizer = self._grid(edge).quantizer
         source, scheme = _one(edge.inputs[0]), quantizer.scheme
-        stem = source.name
+        stem = self._stem(source)
         scale = self._constant(f"{stem}.scale", quantizer.scale)
         # Codes are moved to begin where the stored type does, so that it saturates at the grid's lower end by itself.
         signed = scheme.symmetric and not scheme.narrow and scheme.bits == 8
@@ -92,6 +93,11 @@ class Emitter:
             self.graph.remove([pad] if len(_one(pad.inputs[0]).uses()) > 1 else [pad, unread], safe=True)
         self.placed.activations += 1
 
+    def _stem(self, source: ir.Value) -> str:
+        """What a grid's nodes are named by. The exporter makes equal values one, and that one has two grids then."""
+        self._grids_of[source] = self._grids_of.get(source, 0) + 1
+        return str(source.name) + (f".{self._grids_of[source]}" if self._grids_of[source] > 1 else "")
+
     def _pad_of_codes(self, source: ir.Value, key: int) -> ir.Node | None:
         """The Pad with zeros that made a value, if it can pad codes with the zero point instead.
 
@@ -112,7 +118,7 @@ class Emitter:
     def _weight(self, edge: ir.Node) -> None:
         grid = self._grid(edge)
         source = _one(edge.inputs[0])
-        name, transposed = str(source.name), _transposed(edge.outputs[0])
+        name, transposed = self._stem(source), _transposed(edge.outputs[0])
         weight = torch.from_numpy(np.array(_one(source.const_value).numpy()))
         packed = pack(weight, grid.quantizer, grid.finer)
         reader = transposed.outputs[0] if transposed is not None else edge.outputs[0]

@@ -1,8 +1,8 @@
 """Losses of distillation and of adversarial generators, for batches of logits and of moments.
 
-Legend: t, s [N, K] logits of teacher and student; p = softmax(t); m, v [C] mean and variance of a batch, mu, sigma
-those that are remembered. Everything is a mean over the batch ("batchmean"), in nats, and differentiable; logarithms of
-probabilities are taken together with the softmax, so that p = 0 is no NaN.
+Legend: t, s [N, ..., K] scores of teacher and student (`functional.scores`); p = softmax(t); m, v [C] mean and variance
+of a batch, mu, sigma those that are remembered. Everything is a mean over the batch ("batchmean"), in nats, and
+differentiable; logarithms of probabilities are taken together with the softmax, so that p = 0 is no NaN.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def instance_entropy(logits: Tensor) -> Tensor:
 
 def batch_entropy(logits: Tensor) -> Tensor:
     """H of the mean answer of the batch: log K where all classes are shown alike. -> []"""
-    mean = F.softmax(logits, -1).mean(0)
+    mean = F.softmax(logits, -1).flatten(0, -2).mean(0)
     return -torch.special.xlogy(mean, mean.clamp(min=1e-12)).sum()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from datafree.functional.scores import outputs
 from datafree.graph.checkpoint import fill, read_checkpoint
 from datafree.graph.exported import open_exported
 from datafree.graph.model_graph import ModelGraph
@@ -134,10 +135,10 @@ def _refuse_strangers(name: str, student: ModelGraph, teacher: ModelGraph) -> No
                 remedy="choose a student that sees the same pixels",
             )
     with torch.no_grad():
-        answers = [graph(torch.zeros(2, *teacher.inputs.shape)) for graph in (student, teacher)]
-    shapes = [list(answer.shape[1:]) if isinstance(answer, torch.Tensor) else None for answer in answers]
-    if shapes[0] != shapes[1] or shapes[0] is None:
-        said = ["no single tensor" if shape is None else f"{shape} numbers" for shape in shapes]
+        answers = [outputs(graph(torch.zeros(2, *teacher.inputs.shape))) for graph in (student, teacher)]
+    shapes = [[list(value.shape[1:]) for value in values] for values in answers]
+    if shapes[0] != shapes[1]:
+        said = [" and ".join(map(str, told)) + " numbers" for told in shapes]
         raise Refusal(
             f"{name} cannot learn from this teacher",
             why=f"it answers with {said[0]} for an image, the teacher with {said[1]}",

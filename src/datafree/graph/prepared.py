@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
 from datafree.functional.moments import image_moments
+from datafree.functional.scores import scores
 from datafree.graph import ModelGraph, fold_batchnorm
 from datafree.graph.arguments import bind, op_name
 from datafree.graph.operators import kind
@@ -40,11 +41,13 @@ class PreparedTeacher:
     dtype: torch.dtype
 
     def __call__(self, images: Tensor) -> tuple[Any, list[Tensor], list[Any]]:
-        """images: [N, C, H, W], float32 -> output (float32), moments [2, N, C] of every known value, other answers."""
+        """images: [N, C, H, W], float32 -> scores [N, ..., K >= 2] (float32; an output that is no tensor as it is),
+        moments [2, N, C] of every known value, other answers.
+        """
         x = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
         output, answers = self.module(x)
         if isinstance(output, Tensor):
-            output = output.float()
+            output = scores(output.float())
         return output, answers[: len(self.known)], answers[len(self.known) :]
 
     def deviation(self, moments: Sequence[Tensor]) -> Tensor:
@@ -61,7 +64,8 @@ def prepare(
     asked: Mapping[str, Callable[[Tensor], Any]] | None = None,
     swing: torch.Generator | None = None,
 ) -> PreparedTeacher:
-    """A copy of the teacher for this device. A softmax at its end is left out: targets are compared with logits.
+    """A copy of the teacher for this device. A softmax or sigmoid at its end is left out: targets are compared with
+    scores.
 
     statistics: whether to tell moments of what its BatchNorms remember; a teacher without any is then refused
     asked: further questions, node name -> function of its value (`graph.watch`); nodes of the folded graph
@@ -70,8 +74,7 @@ def prepare(
     folded = fold_batchnorm(teacher)
     known = known_statistics(folded) if statistics else []
     questions: list[tuple[str, Callable[[Tensor], Any]]] = [(target.node, image_moments) for target in known]
-    module = watched(folded, [*questions, *(asked or {}).items()])
-    _end_in_logits(module)
+    module = watched(folded, [*questions, *(asked or {}).items()], logits=True)
     if swing is not None:
         _swing(module, swing)
     make_on(module, device)
@@ -85,14 +88,6 @@ def prepare(
         _made_in(module, dtype)
     moved = tuple(Statistics(s.node, s.mean.to(device), s.std.to(device), s.eps) for s in known)
     return PreparedTeacher(module, moved, dtype)
-
-
-def _end_in_logits(module: fx.GraphModule) -> None:
-    output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
-    value, answers = output.args[0]
-    if isinstance(value, fx.Node) and kind(value) == "softmax":
-        output.args = ((value.args[0], answers),)
-        module.recompile()
 
 
 def _swing(module: fx.GraphModule, generator: torch.Generator) -> None:
@@ -187,7 +182,7 @@ def check_teachers(teachers: Sequence[ModelGraph], inputs: InputSpec, *, classes
 
 
 def classes_of(teacher: ModelGraph) -> int:
-    """Width of a classifier's output.
+    """Classes of a classifier: the width of its output, two where that is a single logit.
 
     Raises Refusal when the network's output is no single vector.
     """
@@ -200,7 +195,7 @@ def classes_of(teacher: ModelGraph) -> int:
             why=f"this network puts out {' and '.join(map(str, told)) or 'nothing'}, not one [N, classes]",
             remedy="use a synthesizer that reads statistics only, such as `moment_matching`",
         )
-    return told[0][1]
+    return max(2, told[0][1])
 
 
 def _sizes(inputs: InputSpec) -> str:

@@ -10,16 +10,19 @@ import torch
 from torch import Tensor, fx
 
 from datafree.graph.model_graph import ModelGraph
-from datafree.graph.operators import aten
+from datafree.graph.operators import aten, kind
 
 Question = Callable[[Tensor], Any]
 
 
-def watched(graph: ModelGraph, asked: Mapping[str, Question] | Sequence[tuple[str, Question]]) -> fx.GraphModule:
+def watched(
+    graph: ModelGraph, asked: Mapping[str, Question] | Sequence[tuple[str, Question]], *, logits: bool = False
+) -> fx.GraphModule:
     """A copy of the graph's module that returns (output, [asked[node](value of node), ...]).
 
     asked: node name -> what is wanted of the node's value, a module-level function; the answers keep their order. Pairs
         where several things are asked of one node
+    logits: leave out a softmax or sigmoid that ends the network, for whoever compares answers by their own softmax
 
     Operators that write into their input write a new value in the copy: what was asked of a value stays true of it.
 
@@ -40,11 +43,17 @@ def watched(graph: ModelGraph, asked: Mapping[str, Question] | Sequence[tuple[st
     value = output.args[0]
     while isinstance(value, (tuple, list)) and len(value) == 1:  # the exporter packs a single output twice
         value = value[0]
-    output.args = ((value, answers),)
+    output.args = ((_before_softmax(value) if logits else value, answers),)
     module.graph.set_codegen(fx.graph.CodeGen())  # the exported one flattens inputs and outputs by a pytree spec
     module.graph.lint()
     module.recompile()
     return module
+
+
+def _before_softmax(value: Any) -> Any:
+    """What a softmax or sigmoid that ends the network reads; the value itself where none does."""
+    made = value.args[0] if isinstance(value, fx.Node) and kind(value) == "quantizer" else value
+    return made.args[0] if isinstance(made, fx.Node) and kind(made) in ("softmax", "sigmoid") else value
 
 
 def make_on(module: fx.GraphModule, device: str) -> None:

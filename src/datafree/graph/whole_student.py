@@ -26,7 +26,7 @@ _NORMS = {"batch_norm": 1, "layer_norm": 2, "group_norm": 2}
 class WholeStudent:
     """A student of which everything may learn.
 
-    module: returns (answer, [asked[node](value) ...]); the student it was made from is never written
+    module: returns (answer before a softmax, [asked[node](value) ...]); the student it was made from is never written
     weights: latent tensors with their size, the root mean square that one learning rate is a share of; steps: the
         logarithms of all quantizers' scales
     """
@@ -44,7 +44,7 @@ class WholeStudent:
         learned: stored tensors that learn beside weights, biases and steps, whatever operator reads them
         """
         self.student = student
-        self.module: fx.GraphModule = watched(student, asked)
+        self.module: fx.GraphModule = watched(student, asked, logits=True)
         stride_before_pointwise(self.module)
         self.learned: dict[str, LearnedStep] = {}
         for name, module in list(self.module.named_modules()):

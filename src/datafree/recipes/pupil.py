@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from datafree.compensate import Compensator
 from datafree.distill import Distiller
 from datafree.distill.trained import for_trained
+from datafree.functional.scores import outputs
 from datafree.graph import ModelGraph
 from datafree.graph.doors import open_student
+from datafree.graph.joined import ends_of, joined, parted, sizes_of
 from datafree.graph.reinitialize import reinitialize
+from datafree.graph.seen import pictures
 from datafree.prune import Criterion, prune
 from datafree.recipes.request import Request
 from datafree.reconstruct.guard import nearer
@@ -24,7 +28,7 @@ from datafree.synthesize.moment_matching import MomentMatching
 if TYPE_CHECKING:
     from datafree.recipes.distilled import Distilled
 
-_BATCH = 128
+_BATCH, _SHOWN = 128, 32
 _SHARE = 0.1  # of the time there is, for images that judge
 
 
@@ -77,8 +81,14 @@ def taught(
     guard: hand the student back as it came, where it is nearer to the teacher on the run's judging images. A game that
         changes what the student is, its bits or its channels, is not judged.
 
-    Raises what the distiller raises.
+    Several outputs are taught as one (`graph.joined`). Raises what the distiller raises.
     """
+    if len(ends_of(teacher)) > 1:
+        shown = pictures(teacher, _SHOWN) if run.judges is None else run.judges[:_SHOWN]
+        with torch.no_grad():
+            sizes = sizes_of(outputs(teacher(shown)))
+        whole, told = joined(student, sizes), joined(teacher, sizes)
+        return parted(taught(distiller, whole, told, run, trained=trained, guard=guard), student)
     if trained:
         distiller = for_trained(distiller, student, teacher)
     found = distiller.distill(student, teacher, run)

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 
+from datafree.functional.scores import scores
 from datafree.graph import ModelGraph, fold_batchnorm
 from datafree.graph.blocks import cut_out
 from datafree.graph.fingerprint import fingerprint
@@ -155,7 +156,7 @@ class _Walk:
         rest = cut_out(self.teacher, name, last)
         for start in range(0, len(values), _CHUNK):
             x = values[start : start + _CHUNK].float().requires_grad_(True)
-            chances = rest(x).flatten(1).log_softmax(1)
+            chances = scores(rest(x)).flatten(0, -2).log_softmax(-1)
             label = torch.multinomial(chances.detach().exp().cpu(), 1, generator=drawn).to(x.device)
             (slope,) = torch.autograd.grad(chances.gather(1, label).sum(), x)
             weights[start : start + _CHUNK] = slope.square()

@@ -13,7 +13,10 @@ from torch import Tensor
 
 from datafree.functional.augment import augment
 from datafree.functional.divergence import divergence
+from datafree.functional.scores import outputs, scores
 from datafree.graph import ModelGraph
+from datafree.graph.joined import ends_of, joined, parted, sizes_of
+from datafree.graph.watch import watched
 from datafree.reconstruct.reconstructor import Reconstructor
 from datafree.run import Run, held_back
 from datafree.spec import name_of
@@ -28,8 +31,13 @@ def guarded(
     """What the reconstructor makes of the student, or the student as it came where that is farther from the teacher
     (`nearer`) on views of held-back images. images: [N, C, H, W], normalised
 
-    Raises what the reconstructor raises.
+    Several outputs are learned from and judged as one (`graph.joined`). Raises what the reconstructor raises.
     """
+    if len(ends_of(teacher)) > 1:
+        with torch.no_grad():
+            sizes = sizes_of(outputs(teacher.to(run.device)(images[:_CHUNK].to(run.device))))
+        whole = guarded(reconstructor, joined(student, sizes), joined(teacher, sizes), images, run)
+        return parted(whole, student)
     repaired = reconstructor.reconstruct(student, teacher, images, run)
     generator = torch.Generator().manual_seed(0)
     plain = held_back(images)[:_MOST].split(_CHUNK)
@@ -71,12 +79,8 @@ def nearer(
 
 
 def _answers(graph: ModelGraph, images: Tensor, run: Run) -> Tensor:
-    """Logits on the CPU. images: [N, C, H, W] -> [N, ..., classes]"""
-    graph = graph.to(run.device)
+    """Scores, on the CPU. images: [N, C, H, W] -> [N, ..., classes]"""
+    module = watched(graph.to(run.device), (), logits=True)
     with torch.no_grad():
-        parts = [_first(graph(x.to(run.device))).cpu() for x in images.split(_CHUNK)]
-    return torch.cat(parts)
-
-
-def _first(answer: Tensor | dict[str, Tensor] | tuple[Tensor, ...]) -> Tensor:
-    return answer if isinstance(answer, Tensor) else next(iter(answer.values() if isinstance(answer, dict) else answer))
+        parts = [outputs(module(x.to(run.device))[0])[0].cpu() for x in images.split(_CHUNK)]
+    return scores(torch.cat(parts))

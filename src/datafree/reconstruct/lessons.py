@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datafree.functional.augment import augment
+from datafree.functional.scores import scores
 from datafree.graph import ModelGraph
 from datafree.graph.blocks import blocks
 from datafree.graph.counterparts import Counterparts
@@ -38,7 +39,7 @@ class Lessons:
         self.narrowed = counterparts.narrowed
         mine = [str(counterparts.node(name)) for name in self.cuts]
         self.student = WholeStudent(student, dict.fromkeys(mine, torch.Tensor.float))
-        self.teacher = watched(teacher, dict.fromkeys(self.cuts, torch.Tensor.float))
+        self.teacher = watched(teacher, dict.fromkeys(self.cuts, torch.Tensor.float), logits=True)
         for module in (self.student.module, self.teacher):
             module.to(run.device)
             if run.device == "cpu":
@@ -61,8 +62,8 @@ class Lessons:
                 wanted, marks = self.teacher(x)
             answer, features = self.student.module(x)
         heat = self.terms.temperature
-        chances = F.log_softmax(wanted.float() / heat, -1)
-        told = F.log_softmax(answer.float() / heat, -1)
+        chances = F.log_softmax(scores(wanted.float()) / heat, -1)
+        told = F.log_softmax(scores(answer.float()) / heat, -1)
         loss = self.terms.logits * heat**2 * (chances.exp() * (chances - told)).sum(-1).mean()
         for name, mark, feature in zip(self.cuts, marks, features):
             mark = self.narrowed(mark, name)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 import torch
 from torch import Tensor
 
+from datafree.functional.scores import outputs, scores
 from datafree.graph import ModelGraph, cost
 from datafree.graph.seen import pictures
 from datafree.run import Run
@@ -25,7 +28,7 @@ class Answers:
         self.images = images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
         self.wanted = self.of(teacher)
         self.large = PICTURES * cost(teacher).macs > WORK
-        self.energy = max(float(self.wanted.square().sum()), 1e-30)
+        self.energy = [max(float(told.square().sum()), 1e-30) for told in self.wanted]
 
     @classmethod
     def asked(cls, teacher: ModelGraph, run: Run) -> Answers:
@@ -33,21 +36,25 @@ class Answers:
         count = int(min(PICTURES, max(FEWEST, WORK / max(cost(teacher).macs, 1))))
         return cls(teacher, pictures(teacher, count) if run.images is None else run.images[:count])
 
-    def of(self, graph: ModelGraph) -> Tensor:
-        """[N, classes], without the mean over classes."""
+    def of(self, graph: ModelGraph) -> list[Tensor]:
+        """The scores [N, ..., classes] of every output, without the mean over classes."""
         with torch.no_grad():
-            told = torch.cat([graph(x).double() for x in self.images.split(16)])
-        return told - told.mean(-1, keepdim=True) if told.ndim > 1 and told.shape[-1] > 1 else told
+            parts = [outputs(graph(x)) for x in self.images.split(16)]
+        told = [scores(torch.cat(pieces).double()) for pieces in zip(*parts, strict=True)]
+        return [value - value.mean(-1, keepdim=True) for value in told]
 
-    def error(self, student: ModelGraph, other: Tensor | None = None) -> float:
-        """Squared distance of the answers as a share of their energy. other: from these answers, not the original's"""
+    def error(self, student: ModelGraph, other: list[Tensor] | None = None) -> float:
+        """Squared distance of the answers as a share of their energy, mean over the outputs. other: from these
+        answers, not the original's
+        """
         return self._error(self.of(student), self.wanted if other is None else other)
 
     def compare(self, student: ModelGraph) -> tuple[float, float]:
-        """The error, and the percentage of pictures on which the first answer is the original's."""
+        """The error, and the percentage of answers (mean over the outputs) whose class is the original's."""
         told = self.of(student)
-        same = told.argmax(-1) == self.wanted.argmax(-1)
-        return self._error(told, self.wanted), 100 * float(same.double().mean())
+        same = [float((a.argmax(-1) == b.argmax(-1)).double().mean()) for a, b in zip(told, self.wanted, strict=True)]
+        return self._error(told, self.wanted), 100 * fmean(same)
 
-    def _error(self, told: Tensor, wanted: Tensor) -> float:
-        return float((told - wanted).square().sum()) / self.energy
+    def _error(self, told: list[Tensor], wanted: list[Tensor]) -> float:
+        far = (float((a - b).square().sum()) for a, b in zip(told, wanted, strict=True))
+        return fmean(error / energy for error, energy in zip(far, self.energy, strict=True))
