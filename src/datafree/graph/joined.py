@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from datafree.functional.scores import outputs
 from datafree.graph.model_graph import ModelGraph
 from datafree.graph.operators import aten
 
@@ -59,8 +60,10 @@ def parted(graph: ModelGraph, like: ModelGraph) -> ModelGraph:
     return graph
 
 
-def sizes_of(values: Sequence[torch.Tensor]) -> list[float]:
-    """Root mean square of each output, 1 where that is 0."""
+def sizes_of(graph: ModelGraph, images: Tensor) -> list[float]:
+    """Root mean square of each output for these images, 1 where that is 0."""
+    with torch.no_grad():
+        values = outputs(graph(images))
     return [float(value.float().square().mean().sqrt()) or 1.0 for value in values]
 
 

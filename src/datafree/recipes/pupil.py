@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from datafree.compensate import Compensator
 from datafree.distill import Distiller
 from datafree.distill.trained import for_trained
-from datafree.functional.scores import outputs
 from datafree.graph import ModelGraph
 from datafree.graph.doors import open_student
 from datafree.graph.joined import ends_of, joined, parted, sizes_of
@@ -84,9 +82,7 @@ def taught(
     Several outputs are taught as one (`graph.joined`). Raises what the distiller raises.
     """
     if len(ends_of(teacher)) > 1:
-        shown = pictures(teacher, _SHOWN) if run.judges is None else run.judges[:_SHOWN]
-        with torch.no_grad():
-            sizes = sizes_of(outputs(teacher(shown)))
+        sizes = sizes_of(teacher, pictures(teacher, _SHOWN) if run.judges is None else run.judges[:_SHOWN])
         whole, told = joined(student, sizes), joined(teacher, sizes)
         return parted(taught(distiller, whole, told, run, trained=trained, guard=guard), student)
     if trained:

@@ -34,8 +34,7 @@ def guarded(
     Several outputs are learned from and judged as one (`graph.joined`). Raises what the reconstructor raises.
     """
     if len(ends_of(teacher)) > 1:
-        with torch.no_grad():
-            sizes = sizes_of(outputs(teacher.to(run.device)(images[:_CHUNK].to(run.device))))
+        sizes = sizes_of(teacher.to(run.device), images[:_CHUNK].to(run.device))
         whole = guarded(reconstructor, joined(student, sizes), joined(teacher, sizes), images, run)
         return parted(whole, student)
     repaired = reconstructor.reconstruct(student, teacher, images, run)
