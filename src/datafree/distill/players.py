@@ -14,7 +14,7 @@ from datafree.functional.bounds import clamp_returning
 from datafree.functional.scores import scores
 from datafree.graph import ModelGraph
 from datafree.graph.marginal import told_input
-from datafree.graph.watch import make_on
+from datafree.graph.watch import lay_channels_last, make_on
 from datafree.graph.whole_student import WholeStudent
 from datafree.nn import Quantizer
 from datafree.nn.generator import COARSE, Generator
@@ -87,7 +87,7 @@ class Learner:
             looks.module(self.whole)
         self.module = self.whole.module.to(device)
         make_on(self.whole.module, device)
-        self.module.to(memory_format=torch.channels_last)
+        lay_channels_last(self.module)
         self.forward: Callable[[Tensor], Any] = self.module
         rate = (settings.rate or _RATE) if float_weights else settings.quantized_rate
         tensors, sizes = self.whole.tensors, self.whole.sizes

@@ -22,7 +22,7 @@ from datafree.graph import ModelGraph, fold_batchnorm
 from datafree.graph.arguments import bind, op_name
 from datafree.graph.operators import kind
 from datafree.graph.statistics import Statistics, deviations, known_statistics
-from datafree.graph.watch import make_on, watched
+from datafree.graph.watch import lay_channels_last, make_on, watched
 from datafree.nn.swing import Swing
 from datafree.spec import InputSpec, Refusal
 
@@ -130,9 +130,7 @@ def _cast(module: fx.GraphModule, dtype: torch.dtype, device: str, exact: set[st
         table = holder._parameters if leaf in holder._parameters else holder._buffers
         value = tensor.to(device)
         table[leaf] = torch.nn.Parameter(value, requires_grad=False) if table is holder._parameters else value
-    for parameter in module.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    lay_channels_last(module)
 
 
 def _made_in(module: fx.GraphModule, dtype: torch.dtype) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from datafree.graph.model_graph import ModelGraph
 from datafree.graph.operators import aten, kind
@@ -62,6 +62,13 @@ def make_on(module: fx.GraphModule, device: str) -> None:
         if "device" in node.kwargs:
             node.kwargs = {**node.kwargs, "device": torch.device(device)}
     module.recompile()
+
+
+def lay_channels_last(module: nn.Module) -> None:
+    """Let the weights of two-dimensional convolutions lie channels-last, in place; other ranks have no such layout."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
 
 def _out_of_place(target: Any) -> Any:

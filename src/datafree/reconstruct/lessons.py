@@ -14,7 +14,7 @@ from datafree.graph import ModelGraph
 from datafree.graph.blocks import blocks
 from datafree.graph.counterparts import Counterparts
 from datafree.graph.prepared import number_type
-from datafree.graph.watch import watched
+from datafree.graph.watch import lay_channels_last, watched
 from datafree.graph.whole_student import WholeStudent
 from datafree.run import HELD, Run, held_back
 
@@ -43,7 +43,7 @@ class Lessons:
         for module in (self.student.module, self.teacher):
             module.to(run.device)
             if run.device == "cpu":
-                module.to(memory_format=torch.channels_last)
+                lay_channels_last(module)
         for parameter in self.teacher.parameters():
             parameter.requires_grad_(False)
         rows = torch.arange(len(images))

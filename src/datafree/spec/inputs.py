@@ -36,7 +36,9 @@ class InputSpec:
     def __post_init__(self) -> None:
         shape = tuple(_whole(side) for side in self.shape)
         if len(shape) != 3 or min(shape) < 1:
-            raise ValueError(f"input shape must be channels,height,width, all positive; got {self.shape}")
+            rest = "; vectors and sequences enter through a module that reshapes them (docs/doors.md)"
+            remedy = rest if len(shape) != 3 else ""
+            raise ValueError(f"input shape must be channels,height,width, all positive; got {self.shape}{remedy}")
         if math.prod(shape) > MAX_VALUES:
             raise ValueError(f"input shape {self.shape} holds more than {MAX_VALUES} values")
         object.__setattr__(self, "shape", shape)
