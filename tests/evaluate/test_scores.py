@@ -51,11 +51,11 @@ class Map(nn.Sequential):
 
 
 class Told(TwoHeads):
-    """A dictionary: the classes as probabilities, the box, and what they were read from."""
+    """A dictionary: the classes as probabilities, the box, one number without an axis, and what they were read from."""
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         classes, box = super().forward(x)
-        return {"classes": classes.softmax(1), "box": box, "features": self.body(x)}
+        return {"classes": classes.softmax(1), "box": box, "age": box[:, 0] / 100, "features": self.body(x)}
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_graphs_are_compared_before_a_softmax(last):
 
 
 @pytest.mark.parametrize(
-    ("build", "names"), [(TwoHeads, ["output_0", "output_1"]), (Told, ["classes", "box", "features"])]
+    ("build", "names"), [(TwoHeads, ["output_0", "output_1"]), (Told, ["classes", "box", "age", "features"])]
 )
 def test_several_outputs_become_a_file(build, names, tmp_path):
     result = datafree.compress(

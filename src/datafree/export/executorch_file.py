@@ -61,7 +61,7 @@ def export_pte(graph: ModelGraph, path: str | Path, run: Run | None = None, *, c
         temporary.write_bytes(program)
     call = open_pte(path)
     found = torch.cat([torch.from_numpy(call(part.numpy())) for part in x.split(1)])
-    steps = (found - wanted).flatten(1).abs().amax(1) / last_step(graph, wanted)
+    steps = (found - wanted).reshape(count, -1).abs().amax(1) / last_step(graph, wanted)
     fusion = _told(lowered)
     if run is not None:
         run.log("conformance", file=path.name, target="executorch", **fusion)

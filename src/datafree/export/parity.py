@@ -73,7 +73,7 @@ def parity(
     grids = [last_step(graph, value, place) for place, value in enumerate(wanted)]
 
     def steps(ones: list[Tensor], others: list[Tensor]) -> Tensor:  # [count]
-        far = [(one - other).flatten(1).abs().amax(1) for one, other in zip(ones, others)]
+        far = [(one - other).reshape(len(one), -1).abs().amax(1) for one, other in zip(ones, others)]
         return torch.stack([value / step for value, step in zip(far, grids)]).amax(0)
 
     exporter, floor = steps(plain, kept), None

@@ -29,12 +29,12 @@ def ends_of(graph: ModelGraph) -> list[fx.Node]:
 def joined(graph: ModelGraph, sizes: Sequence[float]) -> ModelGraph:
     """A copy that puts all outputs out as one vector [N, K]; sizes: what each is divided by."""
     made = graph.copy()
-    nodes, output = made.module.graph, _output(made)
+    nodes, output, shapes = made.module.graph, _output(made), made.shapes()
     with nodes.inserting_before(output):
         parts = []
         for place, (value, size) in enumerate(zip(ends_of(made), sizes, strict=True)):
-            flat = nodes.create_node("call_function", aten.flatten.using_ints, (value, 1),
-                                     name=f"{_JOINED}_flat_{place}")  # fmt: skip
+            flatten = aten.flatten.using_ints if len(shapes[value.name]) > 1 else aten.unsqueeze.default
+            flat = nodes.create_node("call_function", flatten, (value, 1), name=f"{_JOINED}_flat_{place}")
             parts.append(nodes.create_node("call_function", aten.div.Tensor, (flat, float(size)),
                                            name=f"{_JOINED}_part_{place}"))  # fmt: skip
         whole = nodes.create_node("call_function", aten.cat.default, (parts, 1), name=_JOINED)
