@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from datafree.cli.screen import expected
-from datafree.report import render, summarize, summary_of, write_report
+from datafree.report import figures, render, summarize, summary_of, write_report
 from datafree.report.figures import loss
 from datafree.run import Run
 from datafree.spec import Refusal
@@ -402,3 +402,9 @@ def test_the_ledger_page_lists_every_event_the_summary_reads():
     ):
         assert f"| `{event}` |" in listed
     json.dumps(summarize([]))
+
+
+def test_a_file_that_grew_is_called_larger():
+    assert figures.smaller(3.9712) == "3.97× smaller"
+    assert figures.smaller(0.5) == "2× larger"
+    assert figures.smaller(None) == "–"

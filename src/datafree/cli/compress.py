@@ -201,7 +201,7 @@ def show_run(folder: Path, *, as_json: bool) -> None:
             before.get("file_bytes"),
             after.get("file_bytes"),
             figures.size,
-            figures.times(summary["size_ratio"]) + " smaller",
+            figures.smaller(summary["size_ratio"]),
         ),
         (
             "latency",

@@ -25,6 +25,13 @@ def times(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.3g}×"
 
 
+def smaller(value: float | None) -> str:
+    """How much smaller, from teacher over student: 3.9712 -> '3.97× smaller'; 0.914 -> '1.09× larger'."""
+    if value is None or not value:
+        return "–"
+    return f"{times(value)} smaller" if value >= 1 else f"{times(1 / value)} larger"
+
+
 def fewer(value: float | None) -> str:
     """How much less, from teacher over student: 1.42 -> '30 % fewer'; 1 -> 'unchanged'."""
     if value is None:

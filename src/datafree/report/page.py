@@ -54,6 +54,7 @@ def render(summary: dict[str, Any], sheet: str = "") -> str:
         "count",
         "size",
         "times",
+        "smaller",
         "milliseconds",
         "seconds",
         "fewer",
