@@ -45,7 +45,9 @@ Schedules are short, so that features can be compared on two processor cores; lo
 are to the teacher, on synthetic images that nothing learned from; `may lose` is a target in points. No method sees an
 image of any data set. CPU seconds of one thread. [Distillation](distillation.md) says what the cases are. `-> W2A4`:
 the student is the teacher itself, rounded in closed form to 2-bit weights and 4-bit activations (`only rounded`);
-`-> P50`: the teacher without half of its inner channels, repaired in closed form (`only pruned`). Steps and features of
+`-> P50`: the teacher without half of its inner channels, repaired in closed form (`only pruned`); `wrn16_1_c10` alone:
+the network itself, pruned and made binary by `zhu2020` from 200 short rounds, hundreds of times fewer than the paper's,
+so that what a feature does is seen and no target is near. Steps and features of
 students that come with weights were chosen with looks at WRN-16-1's and the digits' test images, pool and small alpha
 of `adversarial` with looks at the digits': their rows there are optimistic. The papers' own pairs need a GPU, which was
 not at hand: `benchmarks/gpu` has their commands."""
