@@ -138,6 +138,16 @@ def test_the_file_is_as_small_as_asked_and_as_told(plain, tmp_path):
     assert tried["forecast"] == pytest.approx(tried["size"], rel=0.01)
 
 
+@pytest.mark.parametrize("net", ["plain", "preactivation"])
+def test_the_job_writes_the_file_that_the_search_promised(net, tmp_path):
+    """Layers without a bias get one from bias correction: it belongs to the file that is held to the budget."""
+    teacher = traced(net)
+    search = Search(teacher, ClosedForm(), Run(), tmp_path, clock=never, free=ALL, ladder=LADDER)
+    made = search.best(Budget(size_share=0.6))
+    student = made.request.compress(teacher, teacher.inputs, Run())
+    assert export_onnx(student, tmp_path / "student.onnx", ONNXRUNTIME)["bytes"] == pytest.approx(made.size, abs=8)
+
+
 def test_a_large_network_is_rounded_once(plain, monkeypatch):
     monkeypatch.setattr("datafree.search.answers.WORK", 1.0)
     rounded = []

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datafree.compensate.bias_correction import BiasCorrection
 from datafree.export import export_onnx
 from datafree.graph import ModelGraph, fold_batchnorm
 from datafree.graph.channels import channel_groups
@@ -155,9 +156,12 @@ class Bench:
         return path, int(export_onnx(self._rounded(small, asked.layer_bits), path, self.target)["bytes"])
 
     def _rounded(self, small: ModelGraph, bits: Mapping[str, int]) -> ModelGraph:
-        return quantize(small, target=self.target, run=self._quiet(), weights=self.request.weights,
+        """With the biases that correction adds: layers before an addition or a BatchNorm often come without one."""
+        made = quantize(small, target=self.target, run=self._quiet(), weights=self.request.weights,
                         activations=self.request.activations, rounding=Nearest(),
                         layer_bits={**self.request.layer_bits, **bits}, keep_float=self.request.keep_float)  # fmt: skip
+        correction = getattr(self.request, "correction", BiasCorrection())
+        return made if correction is None else correction.compensate(made, small, self._quiet())
 
     def _quiet(self) -> Run:
         """What candidates log is not the job's."""
