@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datafree.compensate.bias_correction import BiasCorrection
 from datafree.export import export_onnx
 from datafree.graph import ModelGraph, fold_batchnorm
 from datafree.graph.channels import channel_groups
@@ -160,7 +159,7 @@ class Bench:
         made = quantize(small, target=self.target, run=self._quiet(), weights=self.request.weights,
                         activations=self.request.activations, rounding=Nearest(),
                         layer_bits={**self.request.layer_bits, **bits}, keep_float=self.request.keep_float)  # fmt: skip
-        correction = getattr(self.request, "correction", BiasCorrection())
+        correction = getattr(self.request, "correction", ClosedForm().correction)
         return made if correction is None else correction.compensate(made, small, self._quiet())
 
     def _quiet(self) -> Run:
