@@ -87,6 +87,19 @@ def test_a_single_logit_tells_two_classes_apart():
     assert evaluate(lambda x: -x.flatten(1), dataset, spec).top1 == 0
 
 
+def test_a_probability_is_not_taken_for_a_logit():
+    model = randomise(nn.Sequential(conv_bn(3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 1)))
+    x = torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model[3].bias -= model(x).mean()
+        labels = (model(x)[:, 0] > 0).long().numpy()
+    assert 0 < labels.mean() < 1
+    dataset, ended = Dataset("signs", x.numpy(), labels), nn.Sequential(model, nn.Sigmoid()).eval()
+    assert evaluate(ModelGraph.trace(ended, INPUTS), dataset).top1 == 100
+    with pytest.raises(Refusal, match="may be a probability"):
+        evaluate(ended, dataset, INPUTS)
+
+
 def test_every_output_counts_alike():
     x = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
     good = fidelity(lambda x: (x, 1000 * x), lambda x: (x, 1000 * x), x)

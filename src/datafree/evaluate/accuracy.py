@@ -15,6 +15,7 @@ from torch import Tensor
 from datafree.evaluate.datasets import Dataset
 from datafree.functional.scores import outputs, scores
 from datafree.graph.model_graph import ModelGraph
+from datafree.graph.watch import watched
 from datafree.spec import InputSpec, Refusal
 
 
@@ -39,12 +40,18 @@ def evaluate(network: Any, dataset: Dataset, inputs: InputSpec | None = None, *,
     inputs = inputs or getattr(network, "inputs", None)
     if inputs is None:
         raise ValueError("inputs must be given: only a ModelGraph knows what it eats")
-    answer = answers(network)
+    answer = answers(before_softmax(network) if isinstance(network, ModelGraph) else network)
     size = batch or max(1, min(64, 600_000 // math.prod(inputs.shape)))
     hits1 = hits5 = count = classes = 0
     for x, labels in dataset.batches(inputs, size):
         logits = answer(x)
         if logits.ndim == 1 or logits.shape[1:] == (1,):
+            if not isinstance(network, ModelGraph) and float(logits.min()) >= 0 and float(logits.max()) <= 1:
+                raise Refusal(
+                    "accuracy cannot be measured",
+                    why="the network gives one number in [0, 1], which may be a probability or a logit",
+                    remedy="measure student.pt2, which tells a sigmoid, or wrap the network so that it gives [N, 2]",
+                )
             logits = scores(logits)
         if logits.ndim != 2:
             raise Refusal(
@@ -77,6 +84,12 @@ def evaluate(network: Any, dataset: Dataset, inputs: InputSpec | None = None, *,
         count=count,
         standard_error=100 * math.sqrt(share * (1 - share) / count),
     )
+
+
+def before_softmax(graph: ModelGraph) -> Callable[[Tensor], Any]:
+    """What the graph answers before a softmax or sigmoid that ends its one output."""
+    module = watched(graph, (), logits=True)
+    return lambda x: module(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x)[0]
 
 
 def answers(network: Any) -> Callable[[Tensor], Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datafree.evaluate.accuracy import asked
+from datafree.evaluate.accuracy import asked, before_softmax
 from datafree.functional.divergence import divergence
 from datafree.functional.scores import scores
 from datafree.graph.model_graph import ModelGraph
-from datafree.graph.watch import watched
 from datafree.spec import Refusal
 
 
@@ -40,13 +39,13 @@ class Fidelity:
 
 
 def fidelity(student: Any, teacher: Any, inputs: Tensor | Iterable[Tensor]) -> Fidelity:
-    """Compare the outputs of two networks (as for `evaluate`), graphs before a softmax that ends them.
+    """Compare the outputs of two networks (as for `evaluate`), graphs before a softmax that ends their output.
 
     inputs: [N, C, H, W], normalised; or batches of such. Of several outputs, every figure is their mean; which
         dimension holds the classes: `functional.scores`.
     """
     if isinstance(student, ModelGraph) and isinstance(teacher, ModelGraph):
-        student, teacher = (_before_softmax(graph) for graph in (student, teacher))
+        student, teacher = (before_softmax(graph) for graph in (student, teacher))
     ask_student, ask_teacher = asked(student), asked(teacher)
     found: list[_Sums] = []
     count = 0
@@ -79,11 +78,6 @@ def fidelity(student: Any, teacher: Any, inputs: Tensor | Iterable[Tensor]) -> F
         unexplained=fmean(sums.unexplained for sums in found),
         count=count,
     )
-
-
-def _before_softmax(graph: ModelGraph) -> Callable[[Tensor], Any]:
-    module = watched(graph, (), logits=True)
-    return lambda x: module(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x)[0]
 
 
 @dataclass
